@@ -7,6 +7,7 @@ Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014), nested on
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 import torch
@@ -57,9 +58,9 @@ def bell(bits: Tensor) -> Tensor:
     excess kurtosis -0.3. Integer sums are exact, where the logarithm and cosine of a true normal
     draw differ in the last bit between vector lanes, batch sizes and devices.
     """
-    quarters = sum(((bits >> shift) & 0xFFFF) for shift in (0, 16, 32, 48))
+    quarters = torch.stack([(bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)]).sum(0)
     mean, variance = 2 * 65535, (65536**2 - 1) / 3
-    return torch.as_tensor(quarters - mean).to(torch.float32) * variance**-0.5
+    return (quarters - mean).to(torch.float32) / math.sqrt(variance)
 
 
 def normal(bits: Tensor) -> Tensor:
