@@ -1,0 +1,280 @@
+"""Ports: what a node type takes and gives. Kinds, axes, and the declaration of a node type.
+
+A port is a kind (what the numbers mean) and named axes (how they are laid out). In an axis string an
+UPPER case name is free and bound by the wire, a lower case name is the value of a setting, a number is
+itself and ``...`` stands for any leading axes. Axis names are local to a node. This module imports no
+torch, so checks can read a declaration without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+KINDS = (
+    "image",
+    "tokens",
+    "embedding",
+    "logits",
+    "probs",
+    "weight",
+    "mask",
+    "index",
+    "label",
+    "text",
+    "loss",
+)
+
+BATCH: Mapping[str, tuple[str, str]] = {
+    "image": ("image", "B C H W"),
+    "label": ("label", "B"),
+    "text": ("text", "B L"),
+    "index": ("index", "B"),
+}
+"""What the data gives, by the name after ``batch.``: kind and axes. On a wire each has V = 1."""
+
+_AXIS = re.compile(r"\.\.\.|[A-Z][A-Z0-9]*'?|[a-z][a-z0-9_]*|[0-9]+")
+_VARIABLE = re.compile(r"([A-Z])(?:=(.+))?")
+
+Moment = Literal["read", "write"]
+
+
+def parse_axes(text: str) -> tuple[str, ...]:
+    """Split an axis string.
+
+    Args:
+        text: Axes between spaces, such as ``V B C H W`` or ``... out``.
+
+    Raises:
+        ValueError: An axis is not a name, a number or a leading ``...``.
+    """
+    axes = tuple(text.split())
+    for place, axis in enumerate(axes):
+        if not _AXIS.fullmatch(axis) or (axis == "..." and place):
+            raise ValueError(f"'{axis}' in '{text}' is no axis: use names, numbers or a leading ...")
+    return axes
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a port accepts or gives: some kinds, and a variable if it passes through.
+
+    Args:
+        allowed: The kinds that fit here.
+        variable: One capital letter; ports of a node with the same letter have the same kind.
+    """
+
+    allowed: tuple[str, ...]
+    variable: str = ""
+
+    def __str__(self) -> str:
+        return "any kind" if set(self.allowed) == set(KINDS) else " or ".join(self.allowed)
+
+    @classmethod
+    def parse(cls, text: str) -> Kind:
+        """Read ``embedding``, ``embedding/tokens``, ``T`` or ``T=embedding/tokens``."""
+        match = _VARIABLE.fullmatch(text)
+        names = (match[2] if match else text) or "/".join(KINDS)
+        allowed = tuple(names.split("/"))
+        for name in allowed:
+            if name not in KINDS:
+                raise ValueError(f"'{name}' is no kind; the kinds are {', '.join(KINDS)}")
+        return cls(allowed, match[1] if match else "")
+
+
+class Port:
+    """A declared input or output of a node type; its name is the class attribute it stands in."""
+
+    def __init__(self, kind: str, axes: str) -> None:
+        self.kind = Kind.parse(kind)
+        self.axes = parse_axes(axes)
+        self.name = ""
+
+    @property
+    def has_views(self) -> bool:
+        """Whether the declaration spells the view axis; without it the base class lifts the node.
+
+        Axes that begin with the batch are one view. Anything else says itself what leads.
+        """
+        return self.axes[:1] != ("B",)
+
+    def on_the_wire(self) -> tuple[str, ...]:
+        """The axes as a wire carries them: the view axis first."""
+        return self.axes if self.has_views else ("V", *self.axes)
+
+    def __str__(self) -> str:
+        return f"{self.kind}[{' '.join(self.on_the_wire())}]"
+
+
+class In(Port):
+    """An input.
+
+    Args:
+        kind: Accepted kinds (see `Kind.parse`).
+        axes: Axis string.
+        optional: May stay unplugged; `forward` then gets None.
+        default: Reference that is plugged where the graph gives none, such as ``batch.index``.
+        at: ``read`` reaches `forward`; ``write`` reaches `write` after every read of the batch.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        axes: str,
+        *,
+        optional: bool = False,
+        default: str = "",
+        at: Moment = "read",
+    ) -> None:
+        super().__init__(kind, axes)
+        self.optional = optional
+        self.default = default
+        self.at = at
+
+    @property
+    def required(self) -> bool:
+        """Whether the graph has to plug it."""
+        return not (self.optional or self.default)
+
+
+class Out(Port):
+    """An output.
+
+    Args:
+        kind: One kind, or the variable of an input whose kind passes through.
+        axes: Axis string.
+        main: Whether a bare reference to the node means this output.
+    """
+
+    def __init__(self, kind: str, axes: str, *, main: bool = False) -> None:
+        super().__init__(kind, axes)
+        self.main = main
+
+
+Identities = tuple[str, ...]
+"""The view axis of a port: for each view the name of the crop that it came from."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What checks, plans and pictures know of a node type, without its module.
+
+    Args:
+        use: The name in YAML.
+        summary: First line of the type's docstring.
+        inputs: Declared inputs by name, in order.
+        outputs: Declared outputs by name, in order.
+        config: The pydantic model of its settings.
+        sample: Settings and axis sizes for `describe` and the contract test.
+        family: Module that defines it.
+        module: The class itself, opaque below the node layer.
+        writes: When it writes its state (``batch``, ``step``, ``epoch``), or empty.
+        draws: Whether its output depends on keyed random draws.
+        stops_gradient: Whether no gradient passes from its outputs to its inputs.
+        is_loss: Whether its output can be minimised.
+        identities: ``(name, config, identities of each input) -> identities of each output``.
+        review: ``(config, identities of each input) -> text of what does not fit, or ''``.
+        largest_crop: ``(config) -> pixels of the largest view it makes, or None``.
+    """
+
+    use: str
+    summary: str
+    inputs: Mapping[str, In]
+    outputs: Mapping[str, Out]
+    config: type[BaseModel]
+    sample: Mapping[str, Any]
+    family: str
+    module: type
+    writes: str = ""
+    draws: bool = False
+    stops_gradient: bool = False
+    is_loss: bool = False
+    identities: Callable[[str, Any, Mapping[str, Identities]], Mapping[str, Identities]] = field(
+        default=lambda name, config, inputs: {}
+    )
+    review: Callable[[Any, Mapping[str, Identities]], str] = field(
+        default=lambda config, inputs: ""
+    )
+    largest_crop: Callable[[Any], int | None] = field(default=lambda config: None)
+
+    @property
+    def main(self) -> str:
+        """Name of the main output, or '' where a reference has to spell the port."""
+        if len(self.outputs) == 1:
+            return next(iter(self.outputs))
+        return next((name for name, port in self.outputs.items() if port.main), "")
+
+    @property
+    def reads(self) -> dict[str, In]:
+        """The inputs that reach `forward`."""
+        return {name: port for name, port in self.inputs.items() if port.at == "read"}
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the inputs that the graph has to plug."""
+        return [name for name, port in self.inputs.items() if port.required]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """An axis whose size on the wire is not what the declaration or another wire says."""
+
+    axis: str
+    expected: int
+    got: int
+    why: str
+
+
+def bind_axes(
+    port: Port,
+    shape: tuple[int, ...],
+    bound: dict[str, tuple[int, str]],
+    settings: Mapping[str, Any],
+) -> Mismatch | str | None:
+    """Bind a port's axes to a shape on the wire.
+
+    Args:
+        port: The declared port.
+        shape: The shape of the value, view axis included.
+        bound: Axis name -> size and the port that bound it; extended in place.
+        settings: Values of the lower case axes.
+
+    Returns:
+        None where all fits, a `Mismatch` for a wrong size, a text for a wrong number of axes.
+    """
+    axes = port.on_the_wire()
+    if axes[:1] == ("...",):
+        axes = axes[1:]
+        if len(shape) < len(axes):
+            return f"at least {len(axes)} axes"
+        shape = shape[len(shape) - len(axes) :]
+    if len(shape) != len(axes):
+        return f"{len(axes)} axes"
+    for axis, size in zip(axes, shape, strict=True):
+        mismatch = _bind(axis, size, port.name, bound, settings)
+        if mismatch:
+            return mismatch
+    return None
+
+
+def _bind(
+    axis: str,
+    size: int,
+    port: str,
+    bound: dict[str, tuple[int, str]],
+    settings: Mapping[str, Any],
+) -> Mismatch | None:
+    if axis.isdigit():
+        return None if size == int(axis) else Mismatch(axis, int(axis), size, "by declaration")
+    if axis[0].islower():
+        wanted = settings[axis]
+        return None if size == wanted else Mismatch(axis, wanted, size, f"setting {axis}")
+    known, where = bound.setdefault(axis, (size, port))
+    if axis == "V" and 1 in (known, size):  # one view broadcasts over many
+        bound[axis] = (max(known, size), where if known >= size else port)
+        return None
+    return None if known == size else Mismatch(axis, known, size, f"from {where}")
