@@ -1,0 +1,293 @@
+"""What a graph says, as data: nodes, references between them and the run."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from sslgraph.errors import Problem
+from sslgraph.schedules import Bounds, Finite, Number, Time, fault
+from sslgraph.source import Document, Path
+
+Group = Literal["bias", "norm", "1d", "position", "cls", "learned"]
+"""Parameters by what they are: biases, normalisation layers, one-dimensional tensors, position
+embeddings, class tokens and register tokens, trained scalars."""
+
+Beta = Annotated[Finite, Field(ge=0, lt=1)]
+
+_REFERENCE = re.compile(
+    r"([a-z][a-z0-9_]*)((?:\.[A-Za-z_][A-Za-z0-9_]*)*)(?:\.([0-9]{1,6}|[0-9]{0,6}:[0-9]{0,6}))?"
+)
+
+
+def is_node_name(name: str) -> bool:
+    """Whether a node may be called so; `batch` is what the data gives."""
+    plain = re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+    return plain and name != "batch" and not keyword.iskeyword(name)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A wire's beginning: an output of a node, all its views or some of them.
+
+    Args:
+        node: Name of the node, or `batch`.
+        port: Output port; for a member of a chain with its path (`encoder.tokens`); None: the main
+            one.
+        start: First view; None: from the first one.
+        stop: View after the last one; None: to the last one.
+        path: Where the reference stands in the document.
+        text: As it was written.
+    """
+
+    node: str
+    port: str | None
+    start: int | None
+    stop: int | None
+    path: Path
+    text: str
+
+    @property
+    def sliced(self) -> bool:
+        """Whether it takes some views only."""
+        return self.start is not None or self.stop is not None
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Reference | None:
+        """The reference that `text` spells, None where it is not one."""
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            return None
+        node, port, views = match.groups()
+        start, stop = _views(views or "")
+        if views is not None and (start, stop) == (None, None):
+            return None
+        if start is not None and stop is not None and start >= stop:
+            return None
+        return cls(node, port[1:] or None, start, stop, path, text)
+
+
+def _views(text: str) -> tuple[int | None, int | None]:
+    """The range that `3`, `0:2`, `1:` or `:2` stands for."""
+    first, colon, last = text.partition(":")
+    start = int(first) if first else None
+    if not colon:
+        return start, None if start is None else start + 1
+    return start, int(last) if last else None
+
+
+class Spec(BaseModel):
+    """A part of a graph that stays the same for every node type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LearningRate(Spec):
+    """How large a step is: warmed up along a line from `start`, then moving to `end`."""
+
+    peak: Annotated[Finite, Field(ge=0)] | None = Field(None, description="as it is")
+    base: Annotated[Finite, Field(ge=0)] | None = Field(None, description="for `per` samples")
+    per: PositiveInt | Annotated[str, Field(pattern=r"^sqrt [1-9][0-9]*$")] = Field(
+        256, description="256: base x batch / 256; sqrt 1: base x sqrt(batch / 1)"
+    )
+    warmup: Time = Time(0, "steps")
+    start: Annotated[Finite, Field(ge=0)] = 0.0
+    end: Annotated[Finite, Field(ge=0)] = 0.0
+    shape: Literal["cosine", "constant"] = "cosine"
+    by: Literal["step", "epoch"] = "step"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        bare = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return {"peak": value} if bare else value
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.peak is None) == (self.base is None):
+            raise fault(
+                "a learning rate has one size",
+                expected="'peak: x', or 'base: x' that grows with the batch by 'per'",
+                help="delete the other one with 'null' where it comes from 'extends' or a preset",
+            )
+        if self.peak is not None and "per" in self.model_fields_set:
+            raise fault(
+                "'per' has no effect on 'peak'",
+                expected="'base' with 'per', or 'peak' alone",
+            )
+        return self
+
+    def scaled(self, batch_size: int) -> float:
+        """The highest learning rate of a run with this many samples an optimizer step."""
+        if self.peak is not None:
+            return self.peak
+        assert self.base is not None  # the validator saw to it
+        if isinstance(self.per, int):
+            return self.base * batch_size / self.per
+        return self.base * math.sqrt(batch_size / int(self.per.split()[1]))
+
+
+class BatchNormSpec(Spec):
+    """Which samples share the statistics of batch norm; a bare word says `ranks`."""
+
+    per: Literal["view", "none"] = Field("view", description="none: all views in one batch")
+    ranks: Literal["all", "own"] = Field("all", description="processes that share statistics")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"ranks": value} if isinstance(value, str) else value
+
+
+class Clip(Spec):
+    """Gradient clipping by the norm of all gradients."""
+
+    norm: Annotated[Finite, Field(gt=0)]
+
+
+class TrainSpec(Spec):
+    """The `train:` block of a run."""
+
+    optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
+    momentum: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="of sgd and lars")
+    nesterov: bool = Field(False, description="of sgd")
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(
+        (0.9, 0.999), description="of adamw"
+    )
+    eps: Annotated[Finite, Field(gt=0)] = Field(1e-8, description="of adamw")
+    trust_coefficient: Annotated[Finite, Field(gt=0)] = Field(0.001, description="of lars")
+    form: Literal["pre", "post"] = Field(
+        "post", description="of lars: learning rate before or after the momentum buffer"
+    )
+    lr: LearningRate = LearningRate(peak=1e-3)
+    weight_decay: Annotated[Number, Bounds(ge=0)] = 0.0
+    no_decay: list[Group] = []
+    clip: Clip | None = None
+    epochs: PositiveInt | None = Field(None, description="length of the run; or `steps`")
+    steps: PositiveInt | None = Field(None, description="length of the run; or `epochs`")
+    epoch: Time | None = Field(
+        None, description="steps of an epoch; one pass over the data if absent"
+    )
+    batch_size: PositiveInt = Field(
+        256, description="samples an optimizer step, over all processes"
+    )
+    accumulate: PositiveInt = Field(1, description="forward passes an optimizer step")
+    batch_norm: BatchNormSpec = BatchNormSpec()
+    amp: Literal["none", "bf16"] = "none"
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise fault(
+                "a run has one length",
+                expected="'epochs' or 'steps'",
+                help="delete the other one with 'null' where it comes from 'extends' or a preset",
+            )
+        if self.epoch is not None and self.epoch.unit != "steps":
+            raise fault("'epoch' is a number of steps", expected="such as 'epoch: 1250 steps'")
+        return self
+
+    @property
+    def length(self) -> Time:
+        """How long the run is: 100 epochs unless `epochs` or `steps` says."""
+        if self.steps is not None:
+            return Time(self.steps, "steps")
+        return Time(self.epochs or 100, "epochs")
+
+
+class Scale(Spec):
+    """A node's learning rate relative to the run's."""
+
+    scale: Annotated[Finite, Field(ge=0)]
+
+
+class NodeTrain(Spec):
+    """The `train:` block of a node, laid over the run's; `train: false` trains nothing."""
+
+    enabled: bool = True
+    lr: Scale | None = None
+    weight_decay: Annotated[Number, Bounds(ge=0)] | None = None
+    freeze: Time | None = Field(None, description="how long it doesn't train at first")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class BatchSpec(Spec):
+    """What `batch` holds."""
+
+    channels: PositiveInt = 3
+
+
+class DataSpec(Spec):
+    """The `data:` block: streams of samples by name."""
+
+    batch: BatchSpec = BatchSpec()
+
+
+@dataclass(frozen=True, eq=False)
+class NodeSpec:
+    """One node as it was written; `use` and `settings` are not checked yet.
+
+    Args:
+        name: Its key under `nodes`.
+        use: Name of the node type.
+        inputs: References by port; the port `""` is the bare form without a name.
+        settings: Every other key, variables replaced.
+        train: Its own training settings, None if it has none.
+        weights: Where its first weights come from.
+        of: Node or chain of nodes that it repeats.
+    """
+
+    name: str
+    use: str
+    inputs: dict[str, tuple[Reference, ...]]
+    settings: dict[str, Any]
+    train: NodeTrain | None = None
+    weights: str | None = None
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A graph as it was written, with what is wrong in it so far.
+
+    Args:
+        document: Its data and where each part stands.
+        name: Short name, fit for a folder.
+        title: The method's name as papers write it.
+        paper: Address of the paper.
+        family: Group of methods.
+        summary: One sentence.
+        nodes: In the order of the text.
+        minimize: Weight of each loss node.
+        outputs: What probes, export and pictures use.
+        train: The run.
+        data: What the data gives.
+        presets: Names of those there are.
+        preset: The one in force.
+        problems: What reading found; an error among them stops compiling.
+    """
+
+    document: Document
+    name: str
+    title: str
+    paper: str
+    family: str
+    summary: str
+    nodes: Mapping[str, NodeSpec]
+    minimize: Mapping[str, Number]
+    outputs: Mapping[str, Reference]
+    train: TrainSpec
+    data: DataSpec
+    presets: tuple[str, ...]
+    preset: str | None
+    problems: tuple[Problem, ...]
