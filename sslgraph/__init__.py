@@ -59,19 +59,21 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name at its first use.
+if not TYPE_CHECKING:  # else a type checker would take any name for a public one
 
-    Raises:
-        AttributeError: The package has no such public name.
-    """
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, inner = home.partition(":")
-    value: object = getattr(import_module(module), inner or name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        """Import a public name at its first use.
+
+        Raises:
+            AttributeError: The package has no such public name.
+        """
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, inner = home.partition(":")
+        value: object = getattr(import_module(module), inner or name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
