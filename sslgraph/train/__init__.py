@@ -1,0 +1,1 @@
+"""Training: optimizers, checkpoints, the run folder and the loop."""

@@ -1,0 +1,168 @@
+"""Which parameters train, and by which rule: groups for the optimizer.
+
+A parameter belongs to one group: those with the same node settings and the same place in or out of
+weight decay. Before each step the groups get their learning rate and weight decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sslgraph.schedules import Number
+from sslgraph.spec import Group, NodeTrain, TrainSpec
+from sslgraph.train.rates import Horizon, learning_rate, number_at
+
+Parameters = Mapping[str, Mapping[str, nn.Parameter]]
+"""Node name -> parameter name within the node -> parameter."""
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_POSITIONS = {
+    "absolute_pos_embed",
+    "pos_emb",
+    "pos_embed",
+    "pos_embedding",
+    "position_embedding",
+    "position_embeddings",
+    "positional_embedding",
+    "rel_pos_h",
+    "rel_pos_w",
+    "relative_position_bias_table",
+}
+_CLS = {"class_token", "cls_token", "dist_token", "reg_token", "register_tokens"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What parameters of one group have in common.
+
+    Args:
+        scale: Factor of the run's learning rate.
+        weight_decay: Decay, as a number or schedule.
+        adapt: Whether decay and, with LARS, trust apply at all.
+        freeze: Optimizer steps at first in which the parameters get no gradient.
+    """
+
+    scale: float
+    weight_decay: Number
+    adapt: bool
+    freeze: float = 0.0
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that train by one rule.
+
+    Args:
+        rule: The rule.
+        names: Node and parameter of each, such as ``encoder.conv1.weight``.
+        parameters: The tensors, in the same order.
+    """
+
+    rule: Rule
+    names: list[str] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+
+
+def kinds_of(module: nn.Module) -> dict[int, set[Group]]:
+    """What each parameter of a module is, by the `id` of the parameter.
+
+    `norm` are the parameters of normalisation layers, `1d` those with one axis, `learned` those
+    with none; `bias`, `position` and `cls` go by the names that timm and torch use. A parameter may
+    be several of these or nothing.
+    """
+    kinds: dict[int, set[Group]] = {}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            found = kinds.setdefault(id(parameter), set())
+            found |= _kinds(owner, name, parameter)
+    return kinds
+
+
+def _kinds(owner: nn.Module, name: str, parameter: nn.Parameter) -> set[Group]:
+    facts: dict[Group, bool] = {
+        "bias": name == "bias" or name.endswith("_bias"),
+        "norm": _is_norm(owner, parameter),
+        "1d": parameter.ndim == 1,
+        "position": name in _POSITIONS,
+        "cls": name in _CLS,
+        "learned": parameter.ndim == 0,
+    }
+    return {kind for kind, holds in facts.items() if holds}
+
+
+def _is_norm(owner: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether a layer normalises: by its type, else by its name, as timm has its own kinds."""
+    if isinstance(owner, _NORMS):
+        return True
+    return "norm" in type(owner).__name__.lower() and parameter.ndim == 1
+
+
+def parameter_groups(
+    module: nn.Module,
+    parameters: Parameters,
+    spec: TrainSpec,
+    of_node: Mapping[str, NodeTrain | None],
+    horizon: Horizon,
+) -> list[ParameterGroup]:
+    """Sort parameters into groups, each into exactly one.
+
+    Args:
+        module: The module that owns the parameters; its layers tell what they are.
+        parameters: Trained parameters by node.
+        spec: The run's settings.
+        of_node: Each node's own settings.
+        horizon: Length of the run, for times given in epochs.
+    """
+    kinds = kinds_of(module)
+    groups: dict[Rule, ParameterGroup] = {}
+    seen: set[int] = set()
+    for node, named in parameters.items():
+        own = of_node.get(node) or NodeTrain()
+        for name, parameter in named.items():
+            if not own.enabled or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            excluded = bool(kinds[id(parameter)] & set(spec.no_decay))
+            rule = _rule(spec, own, excluded, horizon)
+            group = groups.setdefault(rule, ParameterGroup(rule))
+            group.parameters.append(parameter)
+            group.names.append(f"{node}.{name}")
+    return list(groups.values())
+
+
+def _rule(spec: TrainSpec, own: NodeTrain, excluded: bool, horizon: Horizon) -> Rule:
+    decay = spec.weight_decay if own.weight_decay is None else own.weight_decay
+    freeze = own.freeze.steps(horizon.total_steps, horizon.steps_per_epoch) if own.freeze else 0.0
+    scale = own.lr.scale if own.lr else 1.0
+    return Rule(scale, 0.0 if excluded else decay, not excluded, freeze)
+
+
+def set_rates(
+    optimizer: Optimizer,
+    groups: Sequence[ParameterGroup],
+    spec: TrainSpec,
+    step: int,
+    horizon: Horizon,
+) -> float:
+    """Give each group of the optimizer its learning rate and weight decay of a step.
+
+    Returns:
+        The run's learning rate, before any node's scale.
+    """
+    rate = learning_rate(spec.lr, spec.batch_size, step, horizon)
+    for group, known in zip(optimizer.param_groups, groups, strict=True):
+        group["lr"] = rate * known.rule.scale
+        group["weight_decay"] = number_at(known.rule.weight_decay, step, horizon)
+    return rate
+
+
+def drop_frozen(groups: Sequence[ParameterGroup], step: int) -> None:
+    """Take the gradients from parameters that don't train yet; optimizers skip such tensors."""
+    for group in groups:
+        if step < group.rule.freeze:
+            for parameter in group.parameters:
+                parameter.grad = None

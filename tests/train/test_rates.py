@@ -1,0 +1,83 @@
+"""Learning rates at steps where the value is known by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sslgraph.schedules import Schedule, Time
+from sslgraph.spec import LearningRate, TrainSpec
+from sslgraph.train.rates import Horizon, largest_batch, learning_rate, number_at
+
+RUN = Horizon(total_steps=110, steps_per_epoch=10)
+WARM = Time(10, "steps")
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.0), (5, 0.5), (10, 1.0), (35, 0.5 + math.sqrt(2) / 4), (60, 0.5), (110, 0.0)],
+)
+def test_warmup_then_cosine(step: int, expected: float) -> None:
+    rule = LearningRate(peak=1.0, warmup=WARM)
+    assert learning_rate(rule, 256, step, RUN) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.2), (5, 0.6), (60, 0.55), (110, 0.1)])
+def test_start_and_end(step: int, expected: float) -> None:
+    rule = LearningRate(peak=1.0, start=0.2, end=0.1, warmup=WARM)
+    assert learning_rate(rule, 256, step, RUN) == pytest.approx(expected)
+
+
+def test_constant() -> None:
+    rule = LearningRate(peak=0.3, warmup=WARM, shape="constant")
+    assert [learning_rate(rule, 256, step, RUN) for step in (10, 60, 109)] == [0.3] * 3
+
+
+def test_by_epoch_holds_the_value_of_the_first_step() -> None:
+    by_epoch, by_step = LearningRate(peak=1.0, by="epoch"), LearningRate(peak=1.0)
+    values = [learning_rate(by_epoch, 256, step, RUN) for step in range(20, 30)]
+    assert set(values) == {learning_rate(by_step, 256, 20, RUN)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (LearningRate(base=0.3, per=256), 0.3 * 16),
+        (LearningRate(base=0.3, per="sqrt 1"), 0.3 * 64),
+        (LearningRate(base=2e-4, per="sqrt 1024"), 2e-4 * 2),
+        (LearningRate(peak=0.3), 0.3),
+    ],
+)
+def test_scaling_with_a_batch_of_4096(rule: LearningRate, expected: float) -> None:
+    assert learning_rate(rule, 4096, 0, RUN) == pytest.approx(expected)
+
+
+def test_warmup_in_epochs_and_percent() -> None:
+    for time in (Time(2, "epochs"), Time(100 * 20 / 110, "percent")):
+        rule = LearningRate(peak=1.0, warmup=time)
+        assert learning_rate(rule, 256, 5, RUN) == pytest.approx(0.25)
+
+
+def test_weight_decay_may_move() -> None:
+    assert number_at(0.1, 7, RUN) == 0.1
+    assert number_at(Schedule(cosine=(0.04, 0.4)), 55, RUN) == pytest.approx(0.22)
+
+
+def test_horizon_counts_whole_batches() -> None:
+    # ImageNet, 100 epochs at 4096: 312 whole batches an epoch
+    horizon = Horizon.of(TrainSpec(epochs=100, batch_size=4096), 1281167)
+    assert horizon == Horizon(31200, 312)
+
+
+def test_horizon_of_steps_a_named_epoch_and_an_override() -> None:
+    assert Horizon.of(TrainSpec(steps=70, batch_size=8), 100) == Horizon(70, 12)
+    spec = TrainSpec(epochs=3, epoch=Time(1250, "steps"), batch_size=8)
+    assert Horizon.of(spec, 100) == Horizon(3750, 1250)
+    assert Horizon.of(spec, 100, steps=5) == Horizon(5, 1250)
+
+
+def test_too_little_data_says_what_to_set() -> None:
+    with pytest.raises(ValueError, match=r"100 images.*256.*train\.batch_size=64"):
+        Horizon.of(TrainSpec(batch_size=256), 100)
+    assert [largest_batch(n) for n in (0, 1, 2, 3, 100, 128)] == [1, 1, 2, 2, 64, 128]
