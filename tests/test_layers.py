@@ -17,7 +17,7 @@ PACKAGE = ROOT / "sslgraph"
 LAYERS = (
     ("errors", "files", "scalars"),
     ("ports", "hashing", "canonical"),
-    ("limits", "source", "validation", "schedules"),
+    ("limits", "source", "validation", "schedules", "tree"),
     ("merge",),
     ("spec",),
     ("loading", "registry"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -28,9 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".sslgraph.json"
 LOG = "install.log"
 LINUX = sys.platform == "linux"
-SIZE_GB = 5.6 if LINUX else 1.5
+SIZE_GB = 6 if LINUX else 1.5
 TAIL = 15
 QUIET_SECONDS = 30
+TICK = 0.2
+TICKS_PER_LOOK = 25
 
 # What pip says when it fails, and what helps. The first that is found in the log's tail is shown.
 ADVICE = (
@@ -160,7 +163,17 @@ def lock(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def make_venv(venv: Path, dev: bool) -> Stamp:
+def venv_command(venv: Path) -> list[str]:
+    return [sys.executable, "-m", "venv", str(venv)]
+
+
+def pip_command(venv: Path, dev: bool) -> list[str]:
+    python = str(venv / "bin" / "python")
+    target = ".[dev]" if dev else "."
+    return [python, "-m", "pip", "install", "--progress-bar", "off", "-e", target]
+
+
+def make_venv(venv: Path, dev: bool, locked: int) -> Stamp:
     """Make an empty environment, in place of what an earlier attempt left.
 
     The stamp is written first and the rest removed after it, so that an interruption at any point
@@ -175,7 +188,11 @@ def make_venv(venv: Path, dev: bool) -> Stamp:
         elif child.name != STAMP:
             child.unlink()
     done = subprocess.run(
-        [sys.executable, "-m", "venv", venv], capture_output=True, text=True, check=False
+        venv_command(venv),
+        capture_output=True,
+        text=True,
+        check=False,
+        pass_fds=(locked,),
     )
     if done.returncode != 0:
         said = (done.stdout + done.stderr).strip()
@@ -185,7 +202,7 @@ def make_venv(venv: Path, dev: bool) -> Stamp:
     return replace(stamp, python=python_version(venv))
 
 
-def prepare(venv: Path, dev: bool) -> Stamp:
+def prepare(venv: Path, dev: bool, locked: int) -> Stamp:
     """Find or make the environment to install into.
 
     Raises:
@@ -197,9 +214,9 @@ def prepare(venv: Path, dev: bool) -> Stamp:
         return stamp
     if stamp is not None and stamp.ours:
         say(f"{venv} is incomplete or was moved; it is made again")
-        return make_venv(venv, dev or stamp.dev)
+        return make_venv(venv, dev or stamp.dev, locked)
     if not venv.exists() or not any(venv.iterdir()):
-        return make_venv(venv, dev)
+        return make_venv(venv, dev, locked)
     version = python_version(venv)
     if not version or tuple(map(int, version.split("."))) < (3, 11):
         found = f"has Python {version}" if version else "has no Python that runs"
@@ -234,31 +251,49 @@ def tail(log: Path, count: int) -> list[str]:
         return file.read().decode("utf-8", "replace").splitlines()[-count:]
 
 
-def watch(process: subprocess.Popen[bytes], log: Path) -> int:
+def gigabytes(folder: Path) -> float:
+    """Sum the sizes of the files below a folder that pip may be changing at this moment."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(path, name)).st_size
+    return total / 1e9
+
+
+def progress(venv: Path) -> str:
+    """Say what pip is at: its log is silent for the minutes in which it unpacks."""
+    last = "".join(tail(venv / LOG, 1)).strip()
+    if re.match(r"Collecting|Downloading|Using cached", last):
+        return last
+    return f"{gigabytes(venv):.1f} GB of about {SIZE_GB} GB are in place"
+
+
+def watch(process: subprocess.Popen[bytes], venv: Path) -> int:
     """Show that pip is alive: a line that renews itself on a terminal, else one line in a while."""
     terminal = sys.stderr.isatty()
     start = time.monotonic()
-    beat = 0
-    while True:
+    for beat in itertools.count():
         try:
-            code = process.wait(timeout=0.2 if terminal else QUIET_SECONDS)
+            code = process.wait(timeout=TICK if terminal else QUIET_SECONDS)
         except subprocess.TimeoutExpired:
-            beat += 1
             elapsed = clock(time.monotonic() - start)
-            last = "".join(tail(log, 1)).strip()
-            if terminal:
-                width = shutil.get_terminal_size().columns - 1
-                line = f"setup: {'|/-'[beat % 3]} {elapsed}  {last}"[:width]
-                sys.stderr.write(f"\r\033[K{line}")
-                sys.stderr.flush()
-            else:
-                say(f"{elapsed}  {last[:100]}")
-            continue
-        if terminal:
-            sys.stderr.write("\r\033[K")
-        if code == 0:
-            say(f"installed in {clock(time.monotonic() - start)}")
-        return code
+            if not terminal:
+                say(f"{elapsed}  {progress(venv)}"[:100])
+                continue
+            if beat % TICKS_PER_LOOK == 0:
+                seen = progress(venv)
+            width = shutil.get_terminal_size().columns - 1
+            line = f"setup: {'|/-'[beat % 3]} {elapsed}  {seen}"[:width]
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+        else:
+            break
+    if terminal:
+        sys.stderr.write("\r\033[K")
+    if code == 0:
+        say(f"installed in {clock(time.monotonic() - start)}")
+    return code
 
 
 def install(venv: Path, dev: bool, locked: int) -> None:
@@ -268,12 +303,10 @@ def install(venv: Path, dev: bool, locked: int) -> None:
         SetupError: pip failed; the text ends with the log's last lines and what may help.
     """
     log = venv / LOG
-    target = ".[dev]" if dev else "."
-    command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "off"]
     with log.open("wb") as file:
-        # pip holds the lock too: should this script be killed, nobody starts before pip has ended.
+        # pip holds the lock too: if this script is killed, nobody else starts before pip has ended.
         process = subprocess.Popen(
-            [*command, "-e", target],
+            pip_command(venv, dev),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -281,7 +314,7 @@ def install(venv: Path, dev: bool, locked: int) -> None:
             pass_fds=(locked,),
         )
         try:
-            code = watch(process, log)
+            code = watch(process, venv)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -323,7 +356,7 @@ def set_up(venv: Path, dev: bool) -> None:
     with lock(venv.parent) as locked:
         if is_ready(venv, dev):
             return
-        stamp = prepare(venv, dev)
+        stamp = prepare(venv, dev, locked)
         wanted = replace(stamp, dev=stamp.dev or dev, ready=False, project=project_hash())
         write_stamp(venv, wanted)
         announce(venv, not stamp.ready, wanted.dev)
