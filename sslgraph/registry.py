@@ -23,7 +23,6 @@ SHIPPED = {
     "encoder": "sslgraph.nodes.encoders",
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
-    "linear": "sslgraph.nodes.heads",
     "stop_grad": "sslgraph.nodes.flow",
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
 }

@@ -28,6 +28,7 @@ from sslgraph.schedules import Learned, Schedule
 from sslgraph.spec import BatchNormSpec
 
 MOMENTS = ("batch", "step", "epoch")
+ANY = -1
 RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context"})
 
 
@@ -102,6 +103,7 @@ class Node(nn.Module):
     is_loss: ClassVar[bool] = False
 
     _lifts: ClassVar[bool] = False
+    _open: ClassVar[bool] = False
     _read_axes: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     def __init_subclass__(cls, use: str = "", **keywords: Any) -> None:
@@ -225,16 +227,17 @@ class Node(nn.Module):
 
     def _call_lifted(self, call: Callable[..., Any], values: tuple[Tensor | None, ...]) -> Any:
         with_views = [
-            value is not None and value.dim() == rank + 1
+            value is not None and _has_view_axis(value, rank)
             for value, (_, rank) in zip(values, self._read_axes, strict=True)
         ]
-        if not any(with_views):
+        apart = self._apart and self.training
+        if not any(with_views) or (self._open and not apart):
             return call(self, *values)
         views = max(v.shape[0] for v, has in zip(values, with_views, strict=True) if has and v is not None)
         if views == 1:
             flat = [v[0] if has and v is not None else v for v, has in zip(values, with_views, strict=True)]
             return self._each_output(call(self, *flat), lambda y: y.unsqueeze(0))
-        if self._apart and self.training:
+        if apart:
             return self._one_view_at_a_time(call, values, with_views, views)
         flat = [
             v.expand(views, *v.shape[1:]).flatten(0, 1) if has and v is not None else v
@@ -315,8 +318,9 @@ def _define(cls: type[Node], use: str) -> None:
         _check_signature(cls, "write", written)
     if (cls.writes != "") != hasattr(cls, "write") or cls.writes not in ("", *MOMENTS):
         raise TypeError(f"{cls.__name__}: a node that writes has `write` and one of writes = {MOMENTS}")
-    cls._read_axes = tuple((name, len(inputs[name].axes)) for name in reads)
-    cls._lifts = any(not inputs[name].has_views for name in reads)
+    cls._read_axes = tuple((name, _rank(inputs[name])) for name in reads)
+    cls._open = all(rank == ANY for _, rank in cls._read_axes)
+    cls._lifts = any(rank == ANY or not inputs[name].has_views for name, rank in cls._read_axes)
     if len(outputs) > 1:
         cls.Outputs = namedtuple(f"{cls.__name__}Outputs", outputs)  # type: ignore[misc]  # noqa: PYI024
     cls.declaration = Declaration(
@@ -338,6 +342,16 @@ def _define(cls: type[Node], use: str) -> None:
     )
     _wrap_forward(cls)
     registry.add(cls.declaration)
+
+
+def _rank(port: In) -> int:
+    """Number of axes without views; `ANY` where leading axes are open."""
+    return ANY if port.axes[:1] == ("...",) else len(port.axes)
+
+
+def _has_view_axis(value: Tensor, rank: int) -> bool:
+    """Whether a value carries views: one axis more than declared; of open axes, more than B and D."""
+    return value.dim() > 2 if rank == ANY else value.dim() == rank + 1
 
 
 def _ports(cls: type[Node], kind: type[Port]) -> dict[str, Any]:

@@ -1,0 +1,319 @@
+"""Sizes and gradients: the graph is built and run once on the meta device, backward included.
+
+No memory is touched, so a model that would fill a GPU is checked on a laptop. Every fault becomes one
+problem at the line of its node.
+
+Codes: E204 wrong size - E302 a parameter gets no gradient - E304 a loss that no trained parameter
+reaches - E401 a node can't run on what comes in - E403 a node can't be built - E404 a setting does not
+suit what comes in - E405 an output is not what the node type declares
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslgraph.checks.wires import DATA, Port
+from sslgraph.errors import Problem
+from sslgraph.nodes.base import Context, Node, SettingError
+from sslgraph.plan import Plan, Step
+from sslgraph.ports import BATCH, Mismatch, bind_axes
+from sslgraph.walk import Values, inputs_of, outputs_of
+
+# Odd and unlike any usual width, so that no other axis has this size by chance.
+META_BATCH = 11
+TEXT_LENGTH = 77
+
+_SHOWN_PARAMETERS = 4
+
+
+@dataclass
+class Sizes:
+    """What the meta run found.
+
+    Args:
+        shapes: Shape of each port; the batch axis has `META_BATCH`.
+        axes: For each node the axis sizes that its inputs bind.
+        parameters: For each node its number of parameters.
+        problems: What was wrong.
+    """
+
+    shapes: dict[Port, tuple[int, ...]] = field(default_factory=dict)
+    axes: dict[str, dict[str, int]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def make_module(plan: Plan, step: Step, seed: int, axes: Mapping[str, int]) -> Node:
+    """Build the module of a step for the axis sizes that its inputs have."""
+    context = Context(step.name, seed, plan.graph.train.batch_norm)
+    settings = {name: getattr(step.config, name) for name in step.config.model_fields_set}
+    module: Node = step.declaration.module(axes=axes, context=context, **settings)
+    if not step.trained:
+        module.requires_grad_(requires_grad=False)
+    return module
+
+
+def measure(plan: Plan) -> Sizes:
+    """Build and run a plan on the meta device, forward and backward."""
+    sizes = Sizes()
+    values: Values = {port: value for port, value in _data(plan).items()}
+    modules: dict[str, Node] = {}
+    with torch.random.fork_rng(devices=[]):
+        for step in plan.steps:
+            if not _has_inputs(step, values):
+                continue
+            module = _measured(plan, step, values, sizes)
+            if module is not None:
+                modules[step.name] = module
+        if not sizes.problems:
+            _gradients(plan, modules, values, sizes)
+    sizes.shapes.update({port: tuple(value.shape) for port, value in values.items()})
+    return sizes
+
+
+def _data(plan: Plan) -> Values:
+    side = plan.canvas()
+    shapes = {
+        "image": (META_BATCH, plan.graph.data.batch.channels, side, side),
+        "label": (META_BATCH,),
+        "index": (META_BATCH,),
+        "text": (META_BATCH, TEXT_LENGTH),
+    }
+    assert set(shapes) == set(BATCH)
+    return {
+        (DATA, name): torch.empty(
+            (1, *shape),
+            dtype=torch.float32 if name == "image" else torch.int64,
+            device="meta",
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def _has_inputs(step: Step, values: Values) -> bool:
+    return all(w.source in values for wires in step.wires("read").values() for w in wires)
+
+
+def _measured(plan: Plan, step: Step, values: Values, sizes: Sizes) -> Node | None:
+    """Build and run one node; None with a problem where that fails."""
+    joined = _joined(plan, step, values, sizes)
+    if joined is None:
+        return None
+    axes = _bound(plan, step, joined, sizes)
+    if axes is None:
+        return None
+    sizes.axes[step.name] = axes
+    module = _built(plan, step, axes, sizes)
+    if module is None:
+        return None
+    sizes.parameters[step.name] = sum(p.numel() for p in module.parameters())
+    try:
+        result = _run(module, joined)
+    except SettingError as fault:
+        sizes.problems.append(_wrong_setting(plan, step, fault))
+        return None
+    except Exception as fault:  # any library error of a meta run is this node's problem
+        sizes.problems.append(_cannot_run(plan, step, joined, fault))
+        return None
+    wrong = _undeclared(step, result, axes)
+    if wrong:
+        sizes.problems.append(wrong)
+        return None
+    values.update(outputs_of(step, result))
+    return module
+
+
+def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor | None] | None:
+    try:
+        return inputs_of(step, values, evaluating=False)
+    except (RuntimeError, TypeError):
+        pass
+    for port, wires in step.wires("read").items():
+        shapes = [tuple(values[wire.source].shape[1:]) for wire in wires]
+        odd = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if odd is not None:
+            sizes.problems.append(
+                Problem(
+                    "E204",
+                    f"the list into {step.name}.{port} joins views of different shapes",
+                    plan.graph.document.span(*wires[odd].reference.path),
+                    under=_shape(shapes[odd]),
+                    expected=f"{_shape(shapes[0])} as from {wires[0].reference.text}",
+                    got=f"{_shape(shapes[odd])} from {wires[odd].reference.text}",
+                    help="one node is one call on one shape: use a second node for the other shape",
+                )
+            )
+    return None
+
+
+def _bound(
+    plan: Plan, step: Step, joined: list[Tensor | None], sizes: Sizes
+) -> dict[str, int] | None:
+    """Axis sizes that the inputs bind, or None with a problem."""
+    bound: dict[str, tuple[int, str]] = {}
+    settings = step.config.__dict__
+    before = len(sizes.problems)
+    for (name, port), value in zip(step.declaration.reads.items(), joined, strict=True):
+        if value is None:
+            continue
+        wrong = bind_axes(port, tuple(value.shape), bound, settings)
+        if wrong:
+            sizes.problems.append(_wrong_size(plan, step, name, tuple(value.shape), wrong))
+    if len(sizes.problems) > before:
+        return None
+    return {axis: size for axis, (size, _) in bound.items()}
+
+
+def _wrong_size(
+    plan: Plan, step: Step, name: str, shape: tuple[int, ...], wrong: Mismatch | str
+) -> Problem:
+    port = step.declaration.inputs[name]
+    wire = step.inputs[name][0]
+    source = f"from {wire.reference.text}"
+    span = plan.graph.document.span(*wire.reference.path)
+    kind = plan.kinds.get(wire.source, BATCH.get(wire.source[1], ("",))[0])
+    under = f"{kind}{_shape(shape)}"
+    if isinstance(wrong, str):
+        title = f"{step.name}.{name} has the wrong number of axes"
+        return Problem("E204", title, span, under=under, expected=str(port), got=f"{under} {source}")
+    why = wrong.why.replace("from ", f"from {step.name}.")
+    return Problem(
+        "E204",
+        f"axis {wrong.axis} of {step.name}.{name} does not match",
+        span,
+        under=under,
+        expected=f"{wrong.axis} = {wrong.expected} ({why})",
+        got=f"{wrong.axis} = {wrong.got} ({source})",
+    )
+
+
+def _built(plan: Plan, step: Step, axes: Mapping[str, int], sizes: Sizes) -> Node | None:
+    try:
+        with torch.device("meta"):
+            return make_module(plan, step, 0, axes).train()
+    except SettingError as fault:
+        sizes.problems.append(_wrong_setting(plan, step, fault))
+    except Exception as fault:  # any library error of a meta build is this node's problem
+        bound = ", ".join(f"{axis} = {size}" for axis, size in axes.items() if axis != "B")
+        sizes.problems.append(
+            Problem(
+                "E403",
+                f"{step.name} ({step.declaration.use}) can't be built",
+                step.span,
+                got=bound,
+                notes=(_library_text(fault),),
+            )
+        )
+    return None
+
+
+def _run(module: Node, joined: list[Tensor | None]) -> Any:
+    shapes = module.sizes(*(None if x is None else tuple(x.shape) for x in joined))
+    if shapes is None:
+        return module(*joined)
+    made = [torch.empty(shape, device="meta") for shape in shapes]
+    return made[0] if len(made) == 1 else module.Outputs(*made)
+
+
+def _cannot_run(plan: Plan, step: Step, joined: list[Tensor | None], fault: Exception) -> Problem:
+    arriving = [
+        f"{name} = {_shape(tuple(value.shape))}"
+        for (name, port), value in zip(step.declaration.reads.items(), joined, strict=True)
+        if value is not None and not port.default
+    ]
+    return Problem(
+        "E401",
+        f"{step.name} ({step.declaration.use}) can't run on what comes in",
+        step.span,
+        got=", ".join(arriving),
+        notes=(_library_text(fault),),
+    )
+
+
+def _wrong_setting(plan: Plan, step: Step, fault: SettingError) -> Problem:
+    return Problem(
+        "E404",
+        f"{step.name}: {fault}",
+        plan.graph.document.span("nodes", step.name, *fault.path),
+        expected=fault.expected,
+        got=fault.got,
+        help=fault.help,
+    )
+
+
+def _undeclared(step: Step, result: Any, axes: Mapping[str, int]) -> Problem | None:
+    """An output whose shape is not the declared one: a fault of the node type, not of the graph."""
+    bound = {axis: (size, "its inputs") for axis, size in axes.items()}
+    for (_, name), value in outputs_of(step, result):
+        port = step.declaration.outputs[name]
+        wrong = bind_axes(port, tuple(value.shape), bound, step.config.__dict__)
+        if wrong:
+            return Problem(
+                "E405",
+                f"{step.name}.{name} is not what {step.declaration.use} declares",
+                step.span,
+                expected=str(port),
+                got=_shape(tuple(value.shape)),
+                notes=(f"this is a fault of the node type ({step.declaration.family})",),
+            )
+    return None
+
+
+def _gradients(plan: Plan, modules: Mapping[str, Node], values: Values, sizes: Sizes) -> None:
+    losses = {name: values[port] for name, port in plan.losses.items()}
+    for name, loss in losses.items():
+        if not loss.requires_grad:
+            span = plan.graph.document.span("minimize", name, key=True)
+            sizes.problems.append(
+                Problem(
+                    "E304",
+                    f"nothing that is trained reaches {name}",
+                    span,
+                    help="wire a trained node into it that no stop-gradient cuts off",
+                )
+            )
+    if not losses or sizes.problems:
+        return
+    try:
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as fault:  # a library error in backward has no node; say what it was
+        span = plan.graph.document.span("minimize", key=True)
+        note = _library_text(fault)
+        sizes.problems.append(Problem("E401", "the gradient can't be computed", span, notes=(note,)))
+        return
+    for step in plan.steps:
+        unreached = [
+            f"{step.name}.{name}"
+            for name, parameter in modules[step.name].named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
+        if unreached:
+            sizes.problems.append(_unreached(step, unreached, modules[step.name]))
+
+
+def _unreached(step: Step, names: list[str], module: Node) -> Problem:
+    shown = ", ".join(names[:_SHOWN_PARAMETERS])
+    more = len(names) - _SHOWN_PARAMETERS
+    every = len(names) == sum(p.requires_grad for p in module.parameters())
+    title = f"no gradient reaches {step.name}" if every else f"no gradient reaches a part of {step.name}"
+    return Problem(
+        "E302",
+        title,
+        step.span,
+        got=shown + (f" and {more} more" if more > 0 else ""),
+        help="wire it to a loss that is minimised, or say `train: false`",
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + " ".join("B" if size == META_BATCH else str(size) for size in shape) + "]"
+
+
+def _library_text(fault: BaseException) -> str:
+    lines = str(fault).strip().splitlines()
+    return f"{type(fault).__name__}: {lines[0] if lines else 'without a text'}"

@@ -1,0 +1,395 @@
+"""Wires: every reference resolved to a port; names, required inputs, cycles, kinds and views.
+
+Codes: E201 no such node - E202 no such port - E203 wrong kind - E204 wrong size - E205 input missing -
+E206 cycle - E207 no such input - E208 which input or output is meant - E209 no such view -
+E210 views do not suit the node - E211 views of several kinds in one list - E212 not a loss
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from sslgraph.checks.settings import Bound
+from sslgraph.errors import Problem, did_you_mean
+from sslgraph.ports import BATCH, Identities, Kind
+from sslgraph.spec import Graph, Reference
+
+DATA = "batch"
+
+Port = tuple[str, str]
+"""A port of a graph: node name (or ``batch``) and port name."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A reference that was resolved: from which port, which of its views."""
+
+    reference: Reference
+    source: Port
+
+    def views_of(self, identities: Identities) -> Identities:
+        """The identities that pass."""
+        return identities[self.reference.start : self.reference.stop]
+
+
+Inputs = dict[str, tuple[Wire, ...]]
+
+
+@dataclass
+class Wiring:
+    """A graph whose references are resolved.
+
+    Args:
+        graph: The graph.
+        nodes: Each node with its declaration and settings.
+        inputs: For each node the wires of each plugged input.
+        losses: The port behind each entry of `minimize`.
+        outputs: The wire behind each entry of `outputs`.
+        order: Node names, producers first, else in file order.
+        kinds: The kind that each port carries, where it is known.
+        identities: The views that each port carries, where they are known.
+    """
+
+    graph: Graph
+    nodes: Mapping[str, Bound]
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    losses: dict[str, Port] = field(default_factory=dict)
+    outputs: dict[str, Wire] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    kinds: dict[Port, str] = field(default_factory=dict)
+    identities: dict[Port, Identities] = field(default_factory=dict)
+
+    def reads(self, name: str) -> Iterator[tuple[str, Wire]]:
+        """The wires that `forward` of a node needs."""
+        declared = self.nodes[name].declaration.inputs
+        for port, wires in self.inputs[name].items():
+            if declared[port].at == "read":
+                yield from ((port, wire) for wire in wires)
+
+    def flow(self) -> nx.DiGraph[str]:
+        """Nodes and read wires as a graph; a write is no edge, so state breaks cycles."""
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(self.inputs)
+        for name in self.inputs:
+            for _, wire in self.reads(name):
+                if wire.source[0] in self.inputs:
+                    graph.add_edge(wire.source[0], name, wire=wire)
+        return graph
+
+
+def connect(graph: Graph, nodes: Mapping[str, Bound]) -> tuple[Wiring, list[Problem]]:
+    """Resolve every reference of a graph.
+
+    Args:
+        graph: The graph.
+        nodes: Its nodes as `settings.bind` found them; a node of unknown type is missing there.
+    """
+    wiring = Wiring(graph, nodes)
+    problems: list[Problem] = []
+    for name, bound in nodes.items():
+        wiring.inputs[name] = _plug(graph, nodes, bound, problems)
+    for name in graph.minimize:
+        _minimised(wiring, name, problems)
+    for name, reference in graph.outputs.items():
+        wire = resolve(graph, nodes, reference, problems)
+        if wire:
+            wiring.outputs[name] = wire
+    if _ordered(wiring, problems):
+        for name in wiring.order:
+            _follow(wiring, name, problems)
+        for wire in wiring.outputs.values():
+            _views_exist(wiring, wire, problems)
+        _losses_are_losses(wiring, problems)
+    return wiring, problems
+
+
+def resolve(
+    graph: Graph, nodes: Mapping[str, Bound], reference: Reference, problems: list[Problem]
+) -> Wire | None:
+    """The port that a reference means, or None with a problem (none if its node is broken anyway)."""
+    span = graph.document.span(*reference.path)
+    if reference.node == DATA:
+        port = reference.port or ""
+        if port not in BATCH:
+            hint = did_you_mean(port, BATCH, show="the data gives") if port else ""
+            hint = hint or f"the data gives: {', '.join(f'{DATA}.{name}' for name in BATCH)}"
+            problems.append(
+                Problem("E202", f"the data gives no '{reference.text}'", span, under=hint)
+            )
+            return None
+        return Wire(reference, (DATA, port))
+    if reference.node not in graph.nodes:
+        hint = did_you_mean(reference.node, [*graph.nodes, DATA], show="nodes")
+        title = f"no node named '{reference.node}'"
+        problems.append(Problem("E201", title, span, under=hint))
+        return None
+    if reference.node not in nodes:
+        return None
+    declared = nodes[reference.node].declaration
+    port = reference.port or declared.main
+    if not port:
+        problems.append(
+            Problem(
+                "E208",
+                f"{reference.node} has several outputs and no main one",
+                span,
+                expected=" or ".join(f"{reference.node}.{name}" for name in declared.outputs),
+                help="say which one is meant",
+            )
+        )
+        return None
+    if port not in declared.outputs:
+        hint = did_you_mean(port, declared.outputs, show=f"outputs of {declared.use}")
+        title = f"{reference.node} has no output '{port}'"
+        problems.append(Problem("E202", title, span, under=hint))
+        return None
+    return Wire(reference, (reference.node, port))
+
+
+def _plug(
+    graph: Graph, nodes: Mapping[str, Bound], bound: Bound, problems: list[Problem]
+) -> Inputs:
+    """The wires of one node, by input; unknown, missing and doubtful inputs are problems."""
+    declared, plugged = bound.declaration, {}
+    for given, references in bound.spec.inputs.items():
+        port = given or _only_required(graph, bound, problems)
+        if port is None:
+            continue
+        if port not in declared.inputs:
+            hint = did_you_mean(port, declared.inputs, show=f"inputs of {declared.use}")
+            span = graph.document.span("nodes", bound.spec.name, "in", port, key=True)
+            title = f"{declared.use} has no input '{port}'"
+            problems.append(Problem("E207", title, span, under=hint))
+            continue
+        wires = [resolve(graph, nodes, reference, problems) for reference in references]
+        plugged[port] = tuple(wire for wire in wires if wire)
+    _missing(graph, bound, problems)
+    for name, port in declared.inputs.items():
+        if port.default and name not in plugged:
+            node, _, output = port.default.partition(".")
+            path = ("nodes", bound.spec.name)
+            reference = Reference(node, output, None, None, path, port.default)
+            plugged[name] = (Wire(reference, (node, output)),)
+    return {name: plugged[name] for name in declared.inputs if plugged.get(name)}
+
+
+def _only_required(graph: Graph, bound: Bound, problems: list[Problem]) -> str | None:
+    required = bound.declaration.required
+    if len(required) == 1:
+        return required[0]
+    span = graph.document.span("nodes", bound.spec.name, "in")
+    use = bound.declaration.use
+    if not bound.declaration.inputs:
+        problems.append(Problem("E207", f"{use} takes no input", span, help="drop `in`"))
+        return None
+    example = ", ".join(f"{name}: ..." for name in required or bound.declaration.inputs)
+    title = f"{use} has {len(required)} required inputs, so a bare reference is not enough"
+    problems.append(Problem("E208", title, span, help=f"write in: {{{example}}}"))
+    return None
+
+
+def _missing(graph: Graph, bound: Bound, problems: list[Problem]) -> None:
+    given = bound.spec.inputs
+    missing = [name for name in bound.declaration.required if name not in given]
+    if not missing or "" in given:
+        return
+    declared = bound.declaration
+    wants = ", ".join(f"{name}: {declared.inputs[name]}" for name in missing)
+    example = "in: ..." if len(declared.required) == 1 else f"in: {{{', '.join(f'{m}: ...' for m in missing)}}}"
+    problems.append(
+        Problem(
+            "E205",
+            f"{bound.spec.name} ({declared.use}) has no wire into {', '.join(missing)}",
+            graph.document.span("nodes", bound.spec.name, key=True),
+            expected=wants,
+            help=f"add `{example}`",
+        )
+    )
+
+
+def _minimised(wiring: Wiring, name: str, problems: list[Problem]) -> None:
+    graph = wiring.graph
+    span = graph.document.span("minimize", name, key=True)
+    if name not in graph.nodes:
+        losses = [n for n, bound in wiring.nodes.items() if bound.declaration.is_loss]
+        hint = did_you_mean(name, losses, show="losses")
+        problems.append(Problem("E201", f"no node named '{name}'", span, under=hint))
+        return
+    if name in wiring.nodes:
+        wiring.losses[name] = (name, wiring.nodes[name].declaration.main)
+
+
+def _losses_are_losses(wiring: Wiring, problems: list[Problem]) -> None:
+    losses = [n for n, bound in wiring.nodes.items() if bound.declaration.is_loss]
+    for name in list(wiring.losses):
+        declared = wiring.nodes[name].declaration
+        if declared.is_loss:
+            continue
+        del wiring.losses[name]
+        fits = f"{losses[0]} would fit here" if losses else "minimise a loss node"
+        problems.append(
+            Problem(
+                "E212",
+                f"{name} is not a loss",
+                wiring.graph.document.span("minimize", name, key=True),
+                expected="the name of a loss node",
+                got=f"{name}, a {declared.use}",
+                help=fits,
+            )
+        )
+
+
+def _ordered(wiring: Wiring, problems: list[Problem]) -> bool:
+    """Put producers first; a cycle is one problem at the wire that closes it."""
+    flow = wiring.flow()
+    rank = {name: place for place, name in enumerate(wiring.inputs)}
+    for members in sorted(nx.strongly_connected_components(flow), key=lambda c: min(rank[n] for n in c)):
+        part = flow.subgraph(members)
+        if len(members) == 1 and not part.number_of_edges():
+            continue
+        first = min(members, key=rank.__getitem__)
+        edges = list(nx.find_cycle(part, first))
+        path = " -> ".join([edges[0][0], *(edge[1] for edge in edges)])
+        wire: Wire = flow.edges[edges[-1][0], edges[-1][1]]["wire"]
+        problems.append(
+            Problem(
+                "E206",
+                "the wires form a cycle",
+                wiring.graph.document.span(*wire.reference.path),
+                got=path,
+                help="cut one of these wires; only state (a queue, an ema) may reach back in time",
+            )
+        )
+    if not nx.is_directed_acyclic_graph(flow):
+        return False
+    wiring.order = list(nx.lexicographical_topological_sort(flow, key=rank.__getitem__))
+    return True
+
+
+def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
+    """Carry kinds and views through one node."""
+    bound = wiring.nodes[name]
+    variables: dict[str, str] = {}
+    arriving: dict[str, Identities] = {}
+    sound = bound.config is not None
+    for port, wires in wiring.inputs[name].items():
+        kinds = [_kind_fits(wiring, name, port, wire, problems) for wire in wires]
+        views = [_views_exist(wiring, wire, problems) for wire in wires]
+        known = {kind for kind in kinds if kind}
+        if len(known) > 1:
+            _mixed(wiring, name, port, known, problems)
+        declared = bound.declaration.inputs[port].kind
+        if declared.variable and len(known) == 1:
+            variables.setdefault(declared.variable, known.pop())
+        if all(v is not None for v in views):
+            arriving[port] = tuple(i for v in views if v is not None for i in v)
+        else:
+            sound = False
+    for port, out in bound.declaration.outputs.items():
+        kind = variables.get(out.kind.variable) if out.kind.variable else out.kind.allowed[0]
+        if kind:
+            wiring.kinds[name, port] = kind
+    if sound and set(arriving) >= set(bound.declaration.required):
+        made = bound.declaration.identities(name, bound.config, arriving)
+        wiring.identities.update({(name, port): views for port, views in made.items()})
+        _review(wiring, bound, arriving, problems)
+
+
+def _kind_fits(
+    wiring: Wiring, name: str, port: str, wire: Wire, problems: list[Problem]
+) -> str | None:
+    kind = BATCH[wire.source[1]][0] if wire.source[0] == DATA else wiring.kinds.get(wire.source)
+    declared = wiring.nodes[name].declaration.inputs[port]
+    if kind is None or kind in declared.kind.allowed:
+        return kind
+    use = wiring.nodes[name].declaration.use
+    fits = list(_would_fit(wiring, declared.kind, wire.source[0], name))
+    problems.append(
+        Problem(
+            "E203",
+            f"{wire.reference.text} cannot feed {name}.{port}",
+            wiring.graph.document.span(*wire.reference.path),
+            under=kind,
+            expected=f"{declared.kind} (input {port} of {use})",
+            got=f"{kind} from {_origin(wiring, wire)}",
+            help=f"{' or '.join(fits)} would fit here" if fits else "",
+        )
+    )
+    return None
+
+
+def _would_fit(wiring: Wiring, kind: Kind, near: str, consumer: str) -> Iterable[str]:
+    """Up to three ports that carry this kind: first of the same node, then of the nearest producers."""
+    before = wiring.order[: wiring.order.index(consumer)]
+    found = 0
+    for name in [near, *reversed(before)]:
+        if name == DATA or (name == near and found):
+            continue
+        declared = wiring.nodes[name].declaration
+        for port in declared.outputs:
+            if wiring.kinds.get((name, port)) in kind.allowed and found < 3:
+                found += 1
+                yield name if port == declared.main else f"{name}.{port}"
+
+
+def _origin(wiring: Wiring, wire: Wire) -> str:
+    node, port = wire.source
+    if node == DATA:
+        return f"the data ({node}.{port})"
+    line = wiring.graph.document.span("nodes", node, key=True).line
+    return f"{node}.{port}" + (f", declared at line {line}" if line else "")
+
+
+def _mixed(wiring: Wiring, name: str, port: str, kinds: set[str], problems: list[Problem]) -> None:
+    path = wiring.inputs[name][port][0].reference.path[:-1]
+    problems.append(
+        Problem(
+            "E211",
+            f"the list into {name}.{port} joins views of different kinds",
+            wiring.graph.document.span(*path),
+            expected="one kind",
+            got=" and ".join(sorted(kinds)),
+        )
+    )
+
+
+def _views_exist(wiring: Wiring, wire: Wire, problems: list[Problem]) -> Identities | None:
+    """The views that a wire carries, or None where that is unknown."""
+    known = (DATA,) if wire.source[0] == DATA else wiring.identities.get(wire.source)
+    if known is None:
+        return None
+    taken = wire.views_of(known)
+    if not taken or (wire.reference.stop or 0) > len(known):
+        node = f"{wire.source[0]}.{wire.source[1]}"
+        there = "one view, 0" if len(known) == 1 else f"{len(known)} views, 0 to {len(known) - 1}"
+        problems.append(
+            Problem(
+                "E209",
+                f"{wire.reference.text} takes a view that is not there",
+                wiring.graph.document.span(*wire.reference.path),
+                expected=f"{node} has {there}",
+            )
+        )
+        return None
+    return taken
+
+
+def _review(
+    wiring: Wiring, bound: Bound, arriving: Mapping[str, Identities], problems: list[Problem]
+) -> None:
+    fault = bound.declaration.review(bound.config, arriving)
+    if not fault:
+        return
+    title, _, remedy = fault.partition("; ")
+    problems.append(
+        Problem(
+            "E210",
+            f"{bound.spec.name}: {title}",
+            wiring.graph.document.span("nodes", bound.spec.name, "in"),
+            help=remedy,
+        )
+    )
+

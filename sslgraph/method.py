@@ -1,0 +1,400 @@
+"""A compiled method: one plain torch module that holds the nodes, the clock and the emitted forward."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sslgraph.check_sizes import make_module
+from sslgraph.checking import report
+from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.clock import Clock, Hand
+from sslgraph.emit import Emitted, emit
+from sslgraph.errors import GraphError, did_you_mean, errors_of
+from sslgraph.nodes.base import Node
+from sslgraph.plan import Plan, Step, make_plan
+from sslgraph.ports import BATCH
+from sslgraph.schedules import Schedule
+from sslgraph.spec import Graph
+from sslgraph.walk import Values
+
+Batch = Mapping[str, Tensor]
+
+
+class StepOutput(NamedTuple):
+    """What a training forward gives.
+
+    Args:
+        loss: The weighted sum, 0-d.
+        terms: Each loss of `minimize` by name, without its weight, 0-d.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Nodes(nn.Module):
+    """The node modules by name: a mapping, whatever the names are."""
+
+    def __init__(self, modules: Mapping[str, Node]) -> None:
+        super().__init__()
+        self._modules.update(modules)
+
+    def __getitem__(self, name: str) -> Node:
+        node = self._modules.get(name)
+        if node is None:
+            hint = did_you_mean(name, self._modules, show="nodes")
+            raise KeyError(f"no node named '{name}': {hint}")
+        assert isinstance(node, Node)
+        return node
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def keys(self) -> Iterable[str]:
+        """Names of the nodes, in the order in which they run."""
+        return self._modules.keys()
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Names and modules, in the order in which they run."""
+        return self._modules.items()
+
+
+class Method(nn.Module):
+    """A method as a module.
+
+    `method(batch)` is the training forward; `method.outputs(batch)` the evaluation that probes, export
+    and pictures use; `method.run(feed, fetch)` any part. After `optimizer.step()` comes `after_step()`.
+    Made by `sslgraph.compile`.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, modules: Mapping[str, Node], seed: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.seed = seed
+        self.plan = plan
+        self.nodes = Nodes(modules)
+        self.clock = Clock()
+        self.weights = nn.Module()
+        for name, weight in graph.minimize.items():
+            if isinstance(weight, Schedule):
+                self.weights.register_buffer(name + "_weight", torch.zeros(()), persistent=False)
+        self._emitted: dict[Any, Callable[..., Any]] = {}
+        self._sources: dict[str, Emitted] = {}
+        self._compiler: Callable[[Any], Any] | None = None
+        self._pending = 0
+        self._backward_seen = False
+        self._warned = False
+        self._turned: tuple[Any, ...] | None = None
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute the losses of a batch.
+
+        Args:
+            batch: What the graph reads of the data: `image` B C H W, uint8 or float in [0, 1]; `index`
+                B, the positions of the samples in the run (the clock counts where it is left out);
+                `label` B.
+
+        Raises:
+            GraphError: A schedule needs a length of the run that `clock.set` was not given.
+            ValueError: The batch lacks something, or it has another shape.
+        """
+        self._before_forward()
+        fetch = [self.plan.wire(name) for name in self.plan.losses]
+        values = self._call({}, fetch, batch, writing=self.training)
+        terms = dict(zip(self.plan.losses, values, strict=True))
+        loss = self._weighted(terms)
+        self._watch_backward(loss)
+        return StepOutput(loss, terms)
+
+    def after_step(self) -> None:
+        """Do what follows an optimizer step: nodes that write once a step, then the clock."""
+        with torch.no_grad():
+            for step in self.plan.steps:
+                if step.declaration.writes == "step":
+                    write: Any = self.nodes[step.name].write
+                    write()
+        self.clock.advance()
+        self._pending, self._backward_seen = 0, False
+
+    def compile(self, *args: Any, **keywords: Any) -> None:
+        """Compile what lies between nodes that draw, each region by `torch.compile`.
+
+        Args:
+            *args: Passed on to `torch.compile`.
+            **keywords: Passed on to `torch.compile`, such as ``fullgraph=True``.
+        """
+        self._compiler = lambda function: torch.compile(function, *args, **keywords)
+        self._emitted.clear()
+
+    # -- evaluation and parts ---------------------------------------------------------------------
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Compute the graph's `outputs` in evaluation: one clean view, running statistics, no writes.
+
+        Args:
+            batch: At least `image`.
+            names: Which of them; all if None.
+
+        Returns:
+            By name, view axis first with V = 1.
+        """
+        wanted = list(self.plan.outputs if names is None else names)
+        for name in wanted:
+            if name not in self.plan.outputs:
+                hint = did_you_mean(name, self.plan.outputs, show="outputs")
+                raise ValueError(f"the graph has no output '{name}': {hint}")
+        with self.evaluating():
+            values = self._call({}, [self.plan.outputs[name] for name in wanted], batch)
+        return dict(zip(wanted, values, strict=True))
+
+    def run(
+        self, feed: Mapping[str, Tensor], fetch: Iterable[str], batch: Batch | None = None
+    ) -> dict[str, Tensor]:
+        """Run any part of the graph, from any ports to any ports.
+
+        Args:
+            feed: Values by reference, such as ``{"views": v}``, with the view axis first; or
+                ``batch.image`` and the like as the data gives them.
+            fetch: References that are wanted.
+            batch: What else the data gives.
+
+        Returns:
+            Values by the text of the reference.
+
+        Raises:
+            GraphError: A reference means nothing.
+            ValueError: Something that is needed was not fed.
+        """
+        wanted = list(fetch)
+        given: Values = {}
+        data = dict(batch or {})
+        for text, value in feed.items():
+            wire = self.plan.wire(text)
+            if wire.reference.sliced:
+                raise ValueError(f"feed['{text}']: feed a whole port, not some of its views")
+            if wire.source[0] == DATA:
+                data[wire.source[1]] = value
+            else:
+                given[wire.source] = value
+        if self.training:
+            self._turn()
+        values = self._call(given, [self.plan.wire(text) for text in wanted], data)
+        return dict(zip(wanted, values, strict=True))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the block every module is in evaluation; afterwards each is what it was."""
+        before = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in before:
+                module.training = mode
+
+    @property
+    def code(self) -> str:
+        """The source of the training forward."""
+        fetch = tuple(self.plan.wire(name) for name in self.plan.losses)
+        return emit(self.plan, (), fetch, writing=True, regions=self._compiler is not None).code
+
+    # -- parts that others use --------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Method:
+        """Set the training mode; nodes that are not trained stay in evaluation."""
+        super().train(mode)
+        for step in self.plan.steps:
+            if not step.trained:
+                self.nodes[step.name].eval()
+        return self
+
+    def parameters_by_node(self) -> dict[str, dict[str, nn.Parameter]]:
+        """The trained parameters of each node that has some."""
+        found = {
+            name: {key: p for key, p in node.named_parameters() if p.requires_grad}
+            for name, node in self.nodes.items()
+        }
+        return {name: parameters for name, parameters in found.items() if parameters}
+
+    def hands(self) -> list[Hand]:
+        """Every number that follows the run, with its schedule and the place where it was written."""
+        span = self.graph.document.span
+        found = []
+        for name, node in self.nodes.items():
+            for key, schedule in node.schedules.items():
+                place = span("nodes", name, key)
+                found.append(Hand(schedule, getattr(node, key), place, f"{name}.{key}"))
+        for name, weight in self.graph.minimize.items():
+            if isinstance(weight, Schedule):
+                number = getattr(self.weights, name + "_weight")
+                found.append(Hand(weight, number, span("minimize", name), f"minimize.{name}"))
+        return found
+
+    # -- machinery --------------------------------------------------------------------------------
+
+    def _weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
+        total: Tensor | None = None
+        for name, term in terms.items():
+            weight = self.graph.minimize[name]
+            if isinstance(weight, Schedule):
+                part = getattr(self.weights, name + "_weight") * term
+            else:
+                part = term if weight == 1 else weight * term
+            total = part if total is None else total + part
+        assert total is not None  # a graph without losses is not compiled
+        return total
+
+    def _call(
+        self, given: Values, fetch: list[Wire], batch: Batch, *, writing: bool = False
+    ) -> tuple[Tensor, ...]:
+        evaluating = not self.training
+        key = (tuple(given), tuple((w.source, w.reference.text) for w in fetch), evaluating, writing)
+        if key not in self._emitted:
+            regions = self._compiler is not None
+            source = emit(
+                self.plan, given, fetch, evaluating=evaluating, writing=writing, regions=regions
+            )
+            self._sources[source.filename] = source
+            self._emitted[key] = source.function(self._compiler)
+            self._emitted[key, "feed"] = source.feed  # type: ignore[assignment]
+        ports: Iterable[Port] = self._emitted[key, "feed"]  # type: ignore[assignment]
+        arguments = [given[p] if p in given else self._datum(p[1], batch) for p in ports]
+        try:
+            values: tuple[Tensor, ...] = self._emitted[key](self, *arguments)
+        except Exception as failure:
+            self._note(failure)
+            raise
+        return values
+
+    def _datum(self, name: str, batch: Batch) -> Tensor:
+        """One part of the batch as a wire carries it: view axis first, images as float."""
+        if name not in batch and name == "index":
+            image = next(iter(batch.values()))
+            count = image.shape[0]
+            positions = self.clock.positions(count) if self.training else torch.arange(count)
+            return positions.to(image.device).unsqueeze(0)
+        if name not in batch:
+            raise ValueError(
+                f"{self.graph.name} reads batch.{name}, which the batch does not have: "
+                f"it has {', '.join(batch) or 'nothing'}"
+            )
+        value = batch[name]
+        axes = BATCH[name][1].split()
+        if value.dim() != len(axes):
+            raise ValueError(
+                f"batch.{name} is {' '.join(axes)}, got a tensor of shape {tuple(value.shape)}"
+            )
+        if name == "image":
+            channels = self.graph.data.batch.channels
+            if value.shape[1] != channels:
+                raise ValueError(
+                    f"{self.graph.name} is made for images of {channels} channels, got "
+                    f"{value.shape[1]}: set data.batch.channels={value.shape[1]}"
+                )
+            value = value if value.is_floating_point() else value.float() / 255
+        return value.unsqueeze(0)
+
+    def _note(self, failure: Exception) -> None:
+        """Say on an error of a node which node, which line, which inputs."""
+        traceback = failure.__traceback__
+        while traceback:
+            source = self._sources.get(traceback.tb_frame.f_code.co_filename)
+            step = source.lines.get(traceback.tb_lineno) if source else None
+            if step:
+                failure.add_note(_note_text(step, traceback.tb_frame.f_locals))
+                return
+            traceback = traceback.tb_next
+
+    def _before_forward(self) -> None:
+        if not self.training:
+            return
+        self._turn()
+        if self._backward_seen and self._pending >= self.clock.accumulate and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "a second training forward after a backward without method.after_step(): schedules, "
+                "ema copies and the clock stand still; call it after each optimizer.step(), or say "
+                "method.clock.set(accumulate=...)",
+                stacklevel=4,
+            )
+        self._pending += 1
+
+    def _turn(self) -> None:
+        """Fill scheduled numbers if the clock has moved since."""
+        clock = self.clock
+        state = (clock.now, clock.total_steps, clock.steps_per_epoch)
+        if state != self._turned:
+            clock.turn(self.hands())
+            self._turned = state
+
+    def _watch_backward(self, loss: Tensor) -> None:
+        if self.training and loss.requires_grad:
+            loss.register_hook(self._saw_backward)
+
+    def _saw_backward(self, grad: Tensor) -> None:
+        self._backward_seen = True
+
+    def _apply(self, *args: Any, **keywords: Any) -> Method:
+        self._turned = None
+        super()._apply(*args, **keywords)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.update(_emitted={}, _sources={}, _compiler=None, _turned=None, plan=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.plan = make_plan(self.graph)
+
+
+def _note_text(step: Step, scope: Mapping[str, Any]) -> str:
+    lines = [f"in node '{step.name}' ({step.declaration.use}), {step.span}"]
+    for name, wires in step.wires("read").items():
+        for wire in wires:
+            node, port = wire.source
+            local = next(
+                (key for key in (node, f"{node}_{port}") if isinstance(scope.get(key), Tensor)), None
+            )
+            if local:
+                value = scope[local]
+                dtype = str(value.dtype).removeprefix("torch.")
+                lines.append(f"  {name} = {wire.reference.text}: {dtype} {tuple(value.shape)}")
+    return "\n".join(lines)
+
+
+def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
+    """Compile a graph into one module.
+
+    Args:
+        graph: The graph.
+        seed: Keys initial weights and every random draw.
+
+    Raises:
+        GraphError: The graph has errors; all problems are in it.
+    """
+    found = report(graph)
+    wrong = errors_of(found.problems)
+    if wrong or found.plan is None or found.sizes is None:
+        raise GraphError(tuple(wrong))
+    modules = {
+        step.name: make_module(found.plan, step, seed, found.sizes.axes[step.name])
+        for step in found.plan.steps
+    }
+    return Method(graph, found.plan, modules, seed).train()

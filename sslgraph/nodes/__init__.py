@@ -1,0 +1,1 @@
+"""The node types: a base class and one family a file."""

@@ -1,0 +1,96 @@
+"""Heads: small networks on the last axis. The kind passes through, so tokens stay tokens."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sslgraph.nodes.base import Node
+from sslgraph.ports import In, Out
+from sslgraph.spec import BatchNormSpec
+
+Activation = Literal["relu", "gelu", "tanh"]
+Norm = Literal["batch", "none"]
+End = Literal["none", "bn", "bn_scale", "bn_plain", "l2", "relu"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+
+
+class Mlp(Node):
+    """Linear layers on the last axis, with norm and activation between them."""
+
+    x = In("T=embedding/tokens", "... D")
+    y = Out("T", "... out")
+    sample = {"hidden": [8], "out": 4}
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            hidden: Widths of the hidden layers; [] is one linear layer.
+            out: Width of the output.
+            act: Activation after each hidden layer.
+            norm: Norm before each activation.
+            end: What follows the last layer: batch norm (`bn`), batch norm with a scale but no shift
+                (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
+            bias: Whether linear layers have a bias.
+            init: Standard deviation of the first weights; PyTorch's rule if absent.
+            batch_norm: Whose samples share statistics; the run's rule if absent.
+        """
+
+        hidden: list[PositiveInt] = [2048]
+        out: PositiveInt = 128
+        act: Activation = "relu"
+        norm: Norm = "batch"
+        end: End = "none"
+        bias: bool = True
+        init: PositiveFloat | None = None
+        batch_norm: BatchNormSpec | None = None
+
+    def build(self, D: int) -> None:  # noqa: N803 - axes have the names of the ports
+        """Make the layers for inputs of width D."""
+        config = self.config
+        layers: list[nn.Module] = []
+        widths = [D, *config.hidden]
+        for wide, narrow in pairwise(widths):
+            layers.append(nn.Linear(wide, narrow, bias=config.bias))
+            if config.norm == "batch":
+                layers.append(nn.BatchNorm1d(narrow))
+            layers.append(_ACTIVATIONS[config.act]())
+        layers.append(nn.Linear(widths[-1], config.out, bias=config.bias))
+        layers += _ending(config.end, config.out)
+        self.layers = nn.Sequential(*layers)
+        if config.init is not None:
+            for layer in layers:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=config.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The head's output; batch norm sees every leading axis as samples."""
+        y: Tensor = self.layers(x.flatten(0, -2))
+        if self.config.end == "l2":
+            y = functional.normalize(y, dim=-1)
+        return y.unflatten(0, x.shape[:-1])
+
+
+def _ending(end: End, width: int) -> list[nn.Module]:
+    if end == "relu":
+        return [nn.ReLU()]
+    if not end.startswith("bn"):
+        return []
+    norm = nn.BatchNorm1d(width, affine=end != "bn_plain")
+    if end == "bn_scale":
+        norm.register_parameter("bias", None)
+    return [norm]
+
+
+class Projector(Mlp, use="projector"):
+    """MLP into the space that the loss compares (SimCLR, section 2.1)."""
+
+
+class Predictor(Mlp, use="predictor"):
+    """MLP that foretells the other branch's projection (BYOL, section 3.1)."""

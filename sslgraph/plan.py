@@ -1,0 +1,171 @@
+"""The plan of a checked graph: which node runs when, on which wires, and what is written afterwards.
+
+The plan is the only order there is. `walk` runs it node by node; `emit` turns it into source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sslgraph.checks import effects, settings, wires
+from sslgraph.checks.wires import DATA, Port, Wire, Wiring
+from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
+from sslgraph.ports import BATCH, Declaration, Identities
+from sslgraph.spec import Graph, NodeSpec, Reference
+
+# The shorter side of an input image, relative to the largest view: 256 pixels for views of 224.
+CANVAS = 8 / 7
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of one node.
+
+    Args:
+        spec: The node as it was written.
+        declaration: Its type.
+        config: Its settings.
+        inputs: The wires of each plugged input, in declared order.
+        span: Where the node stands.
+    """
+
+    spec: NodeSpec
+    declaration: Declaration
+    config: Any
+    inputs: dict[str, tuple[Wire, ...]]
+    span: Span
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.spec.name
+
+    def wires(self, at: str) -> dict[str, tuple[Wire, ...]]:
+        """The plugged inputs of one moment, ``read`` or ``write``."""
+        declared = self.declaration.inputs
+        return {name: wires for name, wires in self.inputs.items() if declared[name].at == at}
+
+    @property
+    def trained(self) -> bool:
+        """Whether its parameters are trained."""
+        return self.spec.train is None or self.spec.train.enabled
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes that a graph needs, producers first.
+
+    Args:
+        graph: The graph.
+        steps: One step a node.
+        losses: Entry of `minimize` -> port.
+        outputs: Entry of `outputs` -> wire.
+        kinds: Kind of each port.
+        identities: Views of each port.
+    """
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    losses: dict[str, Port]
+    outputs: dict[str, Wire]
+    kinds: dict[Port, str]
+    identities: dict[Port, Identities]
+
+    def step(self, name: str) -> Step:
+        """The step of a node."""
+        return next(step for step in self.steps if step.name == name)
+
+    def canvas(self) -> int:
+        """Pixels of the shorter side of an input image: 8/7 of the largest view, at least 1."""
+        sizes = [step.declaration.largest_crop(step.config) for step in self.steps]
+        largest = max((size for size in sizes if size), default=224)
+        return max(1, math.ceil(largest * CANVAS - 1e-9))
+
+    def needed(self, fetch: Iterable[Port], feed: Iterable[Port] = ()) -> list[Step]:
+        """The steps that these ports need, in order; what is fed is not computed."""
+        given = set(feed)
+        wanted = {port for port in fetch if port not in given}
+        chosen = []
+        for step in reversed(self.steps):
+            made = {(step.name, port) for port in step.declaration.outputs}
+            if not made & wanted:
+                continue
+            chosen.append(step)
+            sources = {w.source for ws in step.wires("read").values() for w in ws}
+            wanted |= {source for source in sources if source not in given}
+        return chosen[::-1]
+
+    def batch_ports(self, steps: Iterable[Step]) -> list[str]:
+        """The names after ``batch.`` that these steps read or write, in the order of `BATCH`."""
+        used = {
+            wire.source[1]
+            for step in steps
+            for wires_ in step.inputs.values()
+            for wire in wires_
+            if wire.source[0] == DATA
+        }
+        return [name for name in BATCH if name in used]
+
+    def wire(self, text: str) -> Wire:
+        """The wire that a reference such as ``encoder.embedding`` or ``views.0`` means.
+
+        Raises:
+            GraphError: There is no such node or port.
+        """
+        reference = Reference.parse(text, ())
+        span = Span("<reference>", 0, 1, len(text) + 1, text)
+        if reference is None:
+            raise GraphError((Problem("E207", f"'{text}' is no reference", span),))
+        nodes = {s.name: settings.Bound(s.spec, s.declaration, s.config) for s in self.steps}
+        if reference.node not in (DATA, *nodes):
+            hint = did_you_mean(reference.node, [*nodes, DATA], show="nodes")
+            problem = Problem("E201", f"no node named '{reference.node}'", span, under=hint)
+            raise GraphError((problem,))
+        problems: list[Problem] = []
+        wire = wires.resolve(self.graph, nodes, reference, problems)
+        if wire is None:
+            raise GraphError(tuple(problems))
+        return wire
+
+
+def make_plan(graph: Graph) -> Plan:
+    """Plan a graph.
+
+    Raises:
+        GraphError: The graph's text, settings or wires are wrong; all problems are in it.
+    """
+    wiring, problems = examine(graph)
+    wrong = errors_of(problems)
+    if wrong:
+        raise GraphError(tuple(wrong))
+    return plan_of(wiring)
+
+
+def examine(graph: Graph) -> tuple[Wiring, list[Problem]]:
+    """Everything that the passes without torch find, and the wiring as far as it is sound."""
+    nodes, problems = settings.bind(graph)
+    wiring, wrong = wires.connect(graph, nodes)
+    problems += [*wrong, *graph.problems]
+    if not errors_of(problems) or not graph.minimize:
+        problems += effects.review(wiring)
+    return wiring, in_file_order(problems)
+
+
+def plan_of(wiring: Wiring) -> Plan:
+    """The plan of a sound wiring; what nobody needs is left out."""
+    graph, needed = wiring.graph, effects.live(wiring)
+    steps = tuple(
+        Step(
+            spec=wiring.nodes[name].spec,
+            declaration=wiring.nodes[name].declaration,
+            config=wiring.nodes[name].config,
+            inputs=wiring.inputs[name],
+            span=graph.document.span("nodes", name, key=True),
+        )
+        for name in wiring.order
+        if name in needed
+    )
+    return Plan(graph, steps, wiring.losses, wiring.outputs, wiring.kinds, wiring.identities)

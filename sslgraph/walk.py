@@ -1,0 +1,75 @@
+"""Running a plan node by node: for the meta run, for profiling, and to hold emitted code against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.plan import Plan, Step
+
+Values = dict[Port, Tensor]
+
+
+def on_the_wire(batch: Mapping[str, Tensor]) -> Values:
+    """A batch as wires carry it: one view, so the view axis is put first."""
+    return {(DATA, name): value.unsqueeze(0) for name, value in batch.items()}
+
+
+def value_of(wires: tuple[Wire, ...], values: Values, *, evaluating: bool) -> Tensor:
+    """What arrives at an input: some views of a port, or the views of several ports in a row.
+
+    In evaluation a view node gives one view, so any slice of it is that view.
+    """
+    parts = []
+    for wire in wires:
+        value = values[wire.source]
+        if wire.reference.sliced:
+            first, last = (0, 1) if evaluating else (wire.reference.start, wire.reference.stop)
+            value = value[first:last]
+        parts.append(value)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def inputs_of(step: Step, values: Values, *, evaluating: bool) -> list[Tensor | None]:
+    """The arguments of a step's `forward`, in declared order; None where unplugged."""
+    plugged = step.wires("read")
+    return [
+        value_of(plugged[name], values, evaluating=evaluating) if name in plugged else None
+        for name in step.declaration.reads
+    ]
+
+
+def outputs_of(step: Step, result: Any) -> Iterator[tuple[Port, Tensor]]:
+    """The ports that a step's result fills."""
+    names = list(step.declaration.outputs)
+    parts = (result,) if len(names) == 1 else tuple(result)
+    yield from (((step.name, name), part) for name, part in zip(names, parts, strict=True))
+
+
+def walk(
+    plan: Plan,
+    nodes: Mapping[str, Any],
+    feed: Values,
+    fetch: Iterable[Port],
+    *,
+    evaluating: bool = False,
+) -> Values:
+    """Run the steps that `fetch` needs and return its values.
+
+    Args:
+        plan: The plan.
+        nodes: The node modules by name.
+        feed: Values of ports that are given.
+        fetch: Ports that are wanted.
+        evaluating: Whether slices of views mean the one view of evaluation.
+    """
+    wanted = list(fetch)
+    values = dict(feed)
+    for step in plan.needed(wanted, feed):
+        result = nodes[step.name](*inputs_of(step, values, evaluating=evaluating))
+        values.update((port, value) for port, value in outputs_of(step, result) if port not in feed)
+    return {port: values[port] for port in wanted}
