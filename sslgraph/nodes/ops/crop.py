@@ -1,0 +1,170 @@
+"""The random resized crop: its boxes, and resampling with a box per image."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from kornia.geometry import transform
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from sslgraph.nodes.keyed import Draws
+from sslgraph.nodes.ops.base import (
+    Interpolation,
+    Number,
+    Op,
+    Params,
+    Positive,
+    Side,
+    Size,
+    ordered,
+    values,
+)
+
+AreaShare = Annotated[Number, Field(gt=0, le=1)]
+
+
+class Crop(Op, name="crop", kornia="geometry.transform.remap"):
+    """A random part of the image, scaled to the view (Inception's crop; torchvision's sampler).
+
+    The share of the area is uniform, the logarithm of width / height is uniform; the first of
+    `tries` boxes that fits is taken, else the largest centred box whose ratio is allowed. Boxes are
+    whole pixels and pixel centres lie at half-integers, as in torchvision's resized crop.
+    """
+
+    value: Annotated[
+        tuple[AreaShare, AreaShare], values("smallest", "largest"), AfterValidator(ordered)
+    ] = Field(alias="crop", description="share of the image's area: [smallest, largest]")
+    ratio: Annotated[
+        tuple[Positive, Positive], values("smallest", "largest"), AfterValidator(ordered)
+    ] = Field((3 / 4, 4 / 3), description="width / height of the part: [smallest, largest]")
+    interpolation: Interpolation = Field("bilinear", description="how pixels are interpolated")
+    antialias: bool = Field(
+        False, strict=True, description="average over the pixels that a smaller view leaves out"
+    )
+    tries: Side = Field(10, description="boxes drawn before the centred one is taken")
+
+    def output_size(self, height: int, width: int, size: int) -> Size:
+        """Always the view."""
+        return size, size
+
+    def sample(self, draws: Draws, image: tuple[int, int, int], size: int) -> Params:
+        """`box`: B x 4 int64, top, left, height, width."""
+        return {"box": draw_boxes(draws, image[1:], self.value, self.ratio, self.tries)}
+
+    def apply(self, image: Tensor, params: Params, size: int) -> Tensor:
+        """Cut and scale in one resampling."""
+        box = params["box"]
+        if self.antialias:
+            return antialiased_crop(image, box, size, self.interpolation)
+        return crop_and_resize(image, box, size, self.interpolation)
+
+
+def draw_boxes(
+    draws: Draws, image: Size, area: tuple[float, float], ratio: tuple[float, float], tries: int
+) -> Tensor:
+    """B x 4 int64 boxes (top, left, height, width) of Inception's crop.
+
+    Computed in float64, where a last-bit difference between devices can't change a whole pixel but
+    with a chance of about 1e-13.
+    """
+    height, width = image
+    share = draws.uniform("area", shape=(tries,)).double()
+    shape = draws.uniform("ratio", shape=(tries,)).double()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    pixels = (share * (area[1] - area[0]) + area[0]) * (height * width)
+    aspect = (shape * (high - low) + low).exp()
+    wide = (pixels * aspect).sqrt().round().long()
+    tall = (pixels / aspect).sqrt().round().long()
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    first = fits.long().argmax(dim=1, keepdim=True)
+    found = fits.any(dim=1)
+    centred = centred_box(height, width, ratio)
+    h = torch.where(found, tall.gather(1, first)[:, 0], centred[0])
+    w = torch.where(found, wide.gather(1, first)[:, 0], centred[1])
+    top = torch.where(found, draws.integer("top", 0, height - h), (height - h) // 2)
+    left = torch.where(found, draws.integer("left", 0, width - w), (width - w) // 2)
+    return torch.stack([top, left, h, w], dim=1)
+
+
+def centred_box(height: int, width: int, ratio: tuple[float, float]) -> Size:
+    """Height and width of the largest box inside the image whose ratio is allowed."""
+    if width / height < ratio[0]:
+        return min(height, round(width / ratio[0])), width
+    if width / height > ratio[1]:
+        return height, min(width, round(height * ratio[1]))
+    return height, width
+
+
+def crop_and_resize(image: Tensor, box: Tensor, size: int, interpolation: str) -> Tensor:
+    """Each image's own box (top, left, height, width in pixels), resampled to size x size."""
+    rows, columns = (
+        sample_places(box[:, axis], box[:, axis + 2], image.shape[2 + axis], size)
+        for axis in (0, 1)
+    )
+    shape = (len(image), size, size)
+    view: Tensor = transform.remap(
+        image,
+        columns[:, None, :].expand(shape),
+        rows[:, :, None].expand(shape),
+        mode=interpolation,
+        padding_mode="border",
+        align_corners=False,
+        normalized_coordinates=True,
+    )
+    return view.clamp_(0, 1) if interpolation == "bicubic" else view
+
+
+def sample_places(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
+    """Places (n x size) along one axis, -1 and 1 being the outer edges of the image.
+
+    They keep half a pixel from the box's edges: what lies outside the box has no influence.
+    """
+    centres = torch.arange(size, device=start.device) + 0.5
+    inside = centres * length[:, None] / size
+    inside = inside.clamp(min=0.5).minimum(length[:, None] - 0.5)
+    return (start[:, None] + inside) * (2 / whole) - 1
+
+
+def antialiased_crop(image: Tensor, box: Tensor, size: int, interpolation: str) -> Tensor:
+    """As `crop_and_resize`, with the filter widened where the view has fewer pixels than the box.
+
+    kornia has no antialiased resampling with a box per image. A box and a separable filter are
+    linear maps of rows and of columns, so this is two matrix products: rows @ image @ columns.
+    """
+    rows, columns = (
+        filter_weights(
+            box[:, axis], box[:, axis + 2], image.shape[2 + axis], size, interpolation
+        ).to(image.dtype)
+        for axis in (0, 1)
+    )
+    return (rows[:, None] @ image @ columns[:, None].transpose(-1, -2)).clamp_(0, 1)
+
+
+def filter_weights(
+    start: Tensor, length: Tensor, whole: int, size: int, interpolation: str
+) -> Tensor:
+    """Weights (n x size x whole) of the source in each target pixel; rows sum to one."""
+    scale = (length / size)[:, None, None]
+    widened = scale.clamp(min=1)
+    target = (torch.arange(size, device=start.device) + 0.5)[:, None] * scale
+    source = torch.arange(whole, device=start.device) + 0.5 - start[:, None, None]
+    inside = (source > 0) & (source < length[:, None, None])
+    distance = ((source - target) / widened).abs()
+    weight = (triangle if interpolation == "bilinear" else cubic)(distance) * inside
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def triangle(distance: Tensor) -> Tensor:
+    """Linear interpolation's weight at a distance in pixels."""
+    return (1 - distance).clamp(min=0)
+
+
+def cubic(distance: Tensor, a: float = -0.5) -> Tensor:
+    """Cubic convolution's weight (Keys 1981, eq. 4) with PIL's a = -1/2."""
+    x = distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
