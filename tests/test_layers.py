@@ -17,8 +17,9 @@ PACKAGE = ROOT / "sslgraph"
 LAYERS = (
     ("errors", "files", "scalars"),
     ("ports", "hashing", "canonical"),
-    ("limits", "source", "validation", "schedules", "tree"),
-    ("merge",),
+    ("limits", "source", "validation", "schedules"),
+    ("tree", "syntax", "reading"),
+    ("merge", "overrides", "variables"),
     ("spec",),
     ("loading", "registry"),
     ("checks",),
