@@ -130,6 +130,10 @@ class Method(nn.Module):
         self.clock.advance()
         self._pending, self._backward_seen = 0, False
 
+    def skip_step(self) -> None:
+        """Give up an optimizer step after its forward: nothing is written, the clock stands still."""
+        self._pending, self._backward_seen = 0, False
+
     def compile(self, *args: Any, **keywords: Any) -> None:
         """Compile what lies between nodes that draw, each region by `torch.compile`.
 
