@@ -1,0 +1,25 @@
+"""Images by index: the embedded digits, folders, and the loader."""
+
+from sslgraph.data.clutter import RUNGS, Clutter
+from sslgraph.data.digits import EmbeddedDigits
+from sslgraph.data.folder import FolderSummary, ImageFolder, canvas_for
+from sslgraph.data.loader import Batch, Loader, in_order
+from sslgraph.data.sheet import contact_sheet, save_sheet
+from sslgraph.data.source import BadFile, DataError, Source
+
+__all__ = [
+    "RUNGS",
+    "BadFile",
+    "Batch",
+    "Clutter",
+    "DataError",
+    "EmbeddedDigits",
+    "FolderSummary",
+    "ImageFolder",
+    "Loader",
+    "Source",
+    "canvas_for",
+    "contact_sheet",
+    "in_order",
+    "save_sheet",
+]
