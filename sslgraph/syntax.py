@@ -37,7 +37,7 @@ _WORDS = (
         "indent keys of one block equally",
     ),
     ("could not find expected ':'", "a line without 'key:'", "write 'key: value'"),
-    ("node content", "a bracket that nothing opened", "remove it, or open it before"),
+    ("node content", "a value is missing here", "write one; brackets come in pairs"),
     ("unexpected ':'", "':' before a bracket or comma", "quote a reference that ends with ':'"),
     ("escape character", "an unknown escape in double quotes", "write \\\\ for a backslash"),
     ("incompatible YAML", "another version of YAML", "remove the %YAML line: graphs are YAML 1.2"),
@@ -58,13 +58,15 @@ def broken(failure: yaml.MarkedYAMLError, lines: Lines) -> Problem:
     line, column = (mark.line, mark.column) if mark else (0, 0)
     notes: tuple[str, ...] = ()
     begun, context = failure.context_mark, failure.context or ""
-    if begun and ("flow" in context or "quoted" in context):
-        opened = lines.character(begun.line, begun.column)
+    opened = lines.character(begun.line, begun.column) if begun else ""
+    if begun and opened in _CLOSE and ("flow" in context or "quoted" in context):
         if lines.ended(line, column) or "end of stream" in (failure.problem or ""):
             span = lines.at(begun.line, begun.column)
             return Problem("E003", f"this {opened} is never closed", span, help=_CLOSE[opened])
         notes = (f"{opened} was opened at {lines.at(begun.line, begun.column)}",)
     title, remedy = _words(failure.problem or "", lines.character(line, column))
+    if lines.ended(line, column):
+        title, remedy = f"at the end of the text: {title}", "look for a bracket that is not closed"
     return Problem("E003", title, lines.at(line, column), notes=notes, help=remedy)
 
 

@@ -84,7 +84,7 @@ def too_much(tree: Tree) -> Problem | None:
     return None
 
 
-def from_python(data: Mapping[object, object], name: str) -> tuple[Tree, list[Problem]]:
+def from_python(data: Mapping[str, object], name: str) -> tuple[Tree, list[Problem]]:
     """The tree of a graph that is given as nested Python data.
 
     Args:

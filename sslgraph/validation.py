@@ -96,7 +96,7 @@ class _View:
         kinds = {details["type"] for details in found}
         if kinds == {"extra_forbidden"}:
             return self._unknown(place)
-        if kinds == {"missing"}:
+        if kinds == {"missing"} and not _has(_value(self.document, place[:-1]), place[-1]):
             return self._missing(place)
         return self._bad(place, found)
 
@@ -170,25 +170,26 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _place(document: Document, path: Path, details: ErrorDetails) -> Path:
     """The path of what is wrong: `loc` without the names that pydantic gives to alternatives."""
     loc = details["loc"]
-    for place, part in enumerate(loc):
+    for count, part in enumerate(loc, start=1):
         known = _value(document, path)
-        last = place == len(loc) - 1
-        if isinstance(known, dict) and (part in known or (last and details["type"] == "missing")):
-            path = (*path, part)
-        elif isinstance(known, list) and isinstance(part, int) and part < len(known):
+        absent = isinstance(known, dict) and count == len(loc) and details["type"] == "missing"
+        if absent or _has(known, part):
             path = (*path, part)
     return path
 
 
+def _has(value: object, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
+
+
 def _value(document: Document, path: Path) -> object:
-    value: object = document.data
+    value: Any = document.data
     for part in path:
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
+        if not _has(value, part):
             return None
+        value = value[part]
     return value
 
 
