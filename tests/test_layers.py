@@ -21,7 +21,7 @@ LAYERS = (
     ("tree", "syntax", "reading"),
     ("merge", "overrides", "variables"),
     ("spec",),
-    ("loading", "registry"),
+    ("building", "loading", "registry"),
     ("checks",),
     ("plan",),
     ("drawing",),
