@@ -114,7 +114,7 @@ class Clock(nn.Module):
         first = self.seen
         self.seen += count
         self.samples.fill_(self.seen)
-        return torch.arange(first, first + count, device=self.samples.device)
+        return torch.arange(first, first + count)
 
     def _load_from_state_dict(self, *args: object, **keywords: object) -> None:
         super()._load_from_state_dict(*args, **keywords)  # type: ignore[arg-type]

@@ -291,7 +291,7 @@ class Method(nn.Module):
             image = next(iter(batch.values()))
             count = image.shape[0]
             positions = self.clock.positions(count) if self.training else torch.arange(count)
-            return positions.to(image.device).unsqueeze(0)
+            return positions.unsqueeze(0)
         if name not in batch:
             raise ValueError(
                 f"{self.graph.name} reads batch.{name}, which the batch does not have: "

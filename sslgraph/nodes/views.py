@@ -1,0 +1,97 @@
+"""Nodes that make views of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import PositiveInt, ValidationInfo, field_validator
+from torch import Tensor
+
+from sslgraph.hashing import text_key
+from sslgraph.nodes.base import Node, SettingError
+from sslgraph.nodes.keyed import Draws
+from sslgraph.nodes.ops import OpSetting, apply_ops, evaluate_ops, wrong_channels, wrong_views
+from sslgraph.ports import In, Out
+from sslgraph.schedules import fault
+
+
+class Augment(Node, use="augment"):
+    """Random views of each image, every sample with draws of its own (SimCLR, appendix A).
+
+    A draw is a function of seed, node, view and sample position, so a sample gets the same views in any
+    batch, on any rank and with any number of workers. In evaluation there is one view: resized, the centre,
+    normalised as in training.
+
+    Shapes: image 1 B C H W, uint8 or float in [0, 1] -> y views B C size size, float.
+    """
+
+    image = In("image", "1 B C H W")
+    position = In("index", "1 B", default="batch.index")
+    y = Out("image", "views B C size size")
+    draws = True
+    sample = {"views": 2, "size": 24, "ops": [{"crop": [0.5, 1.0]}, {"flip": 0.5}]}
+    sample_axes = {"V": 1, "H": 28, "W": 28}
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            views: Number of views.
+            size: Side of a view in pixels.
+            ops: Operations in the order in which they are applied, such as `{flip: 0.5}`; `{each: [...]}`
+                in the place of a value gives one value a view.
+        """
+
+        views: PositiveInt = 2
+        size: PositiveInt = 224
+        ops: list[OpSetting] = []
+
+        @field_validator("ops")
+        @classmethod
+        def _one_value_a_view(cls, ops: list[OpSetting], info: ValidationInfo) -> list[OpSetting]:
+            views = info.data.get("views")
+            for place, name, given in wrong_views(ops, views) if views else ():
+                raise fault(
+                    f"'each' of operation {place} ({name}) has {given} values",
+                    expected=f"{views} values, one a view",
+                )
+            return ops
+
+    def build(self, C: int, H: int, W: int) -> None:  # noqa: N803 - axes have the names of the ports
+        """See that the operations suit images of C channels."""
+        self.salt = text_key(self.context.name)
+        for place, name, needed in wrong_channels(self.config.ops, C):
+            raise SettingError(
+                f"operation '{name}' is not for images of {C} channels",
+                path=("ops", place),
+                expected=f"images of {needed} channels",
+                got=f"{C} channels",
+                help="drop it, or let the data give such images (data.batch.channels)",
+            )
+
+    def forward(self, image: Tensor, position: Tensor) -> Tensor:
+        """Views of a batch of images."""
+        config = self.config
+        made = []
+        for view in range(config.views):
+            draws = Draws(self.context.seed, view, position[0], self.salt)
+            made.append(apply_ops(config.ops, image[0], config.size, draws, view))
+        return torch.stack(made)
+
+    def evaluate(self, image: Tensor, position: Tensor) -> Tensor:
+        """The one deterministic view."""
+        return evaluate_ops(self.config.ops, image[0], self.config.size).unsqueeze(0)
+
+    def sizes(self, *shapes: tuple[int, ...] | None) -> tuple[tuple[int, ...], ...]:
+        """Shape of the views."""
+        assert shapes[0] is not None
+        _, batch, channels, _, _ = shapes[0]
+        size = self.config.size
+        return ((self.config.views, batch, channels, size, size),)
+
+    @classmethod
+    def largest_crop(cls, config: Any) -> int | None:
+        """The side of a view."""
+        size: int = config.size
+        return size
