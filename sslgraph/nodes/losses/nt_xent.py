@@ -56,9 +56,9 @@ class NtXent(Loss, use="nt_xent"):
         log_p = functional.log_softmax(scores.masked_fill(own, -torch.inf), dim=-1)
         # Row v B + i and column w B + i are views v and w of image i.
         pairs = log_p.view(views, batch, views, batch).diagonal(dim1=1, dim2=3)
-        other = ~torch.eye(views, dtype=torch.bool, device=x.device)
-        per_view = -pairs[other].sum(0).mean() / (views - 1) / views
-        return per_view * views if self.config.reduce == "sum" else per_view
+        same = torch.eye(views, dtype=torch.bool, device=x.device).unsqueeze(-1)
+        anchors = -pairs.masked_fill(same, 0).sum((1, 2)) / ((views - 1) * batch)
+        return anchors.sum() if self.config.reduce == "sum" else anchors.mean()
 
     def chance(self, sizes: Mapping[str, int]) -> float:
         """All embeddings equal: ln(V B - 1) per anchor."""
