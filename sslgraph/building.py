@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sslgraph.canonical import ORDER
 from sslgraph.errors import Problem, did_you_mean, in_file_order
@@ -45,7 +45,7 @@ FORMAT = 1
 _CODES = Codes(unknown="E040", bad="E041", missing="E042")
 _REFERENCE_HELP = "write node, node.port, node.0 or node.port.0:2; 'node.1:' needs quotes"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_NUMBER: TypeAdapter[float | Schedule] = TypeAdapter(Number)
+_NUMBER: TypeAdapter[float | Schedule] = TypeAdapter(Number, config=ConfigDict(defer_build=True))
 _OPTIMIZER_OF = {
     "momentum": ("sgd", "lars"),
     "nesterov": ("sgd",),

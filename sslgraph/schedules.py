@@ -121,6 +121,7 @@ class Schedule(BaseModel):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
+        defer_build=True,
         json_schema_extra={"oneOf": [{"required": ["cosine"]}, {"required": ["linear"]}]},
     )
 
@@ -220,7 +221,7 @@ def _progress(done: float, over: float) -> float:
 class Learned(BaseModel):
     """A scalar that the optimizer trains, cut to `min` and `max` after each step."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     learned: Finite = Field(description="where it starts")
     min: Finite | None = None

@@ -85,7 +85,7 @@ def _views(text: str) -> tuple[int | None, int | None]:
 class Spec(BaseModel):
     """A part of a graph that stays the same for every node type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class LearningRate(Spec):
@@ -165,7 +165,7 @@ class TrainSpec(Spec):
     form: Literal["pre", "post"] = Field(
         "post", description="of lars: learning rate before or after the momentum buffer"
     )
-    lr: LearningRate = LearningRate(peak=1e-3)
+    lr: LearningRate = Field(default_factory=lambda: LearningRate(peak=1e-3))
     weight_decay: Annotated[Number, Bounds(ge=0)] = 0.0
     no_decay: list[Group] = []
     clip: Clip | None = None
@@ -178,7 +178,7 @@ class TrainSpec(Spec):
         256, description="samples an optimizer step, over all processes"
     )
     accumulate: PositiveInt = Field(1, description="forward passes an optimizer step")
-    batch_norm: BatchNormSpec = BatchNormSpec()
+    batch_norm: BatchNormSpec = Field(default_factory=BatchNormSpec)
     amp: Literal["none", "bf16"] = "none"
 
     @model_validator(mode="after")
@@ -230,7 +230,7 @@ class BatchSpec(Spec):
 class DataSpec(Spec):
     """The `data:` block: streams of samples by name."""
 
-    batch: BatchSpec = BatchSpec()
+    batch: BatchSpec = Field(default_factory=BatchSpec)
 
 
 @dataclass(frozen=True, eq=False)
