@@ -75,7 +75,7 @@ class Encoder(Node, use="encoder"):
                 )
             return args
 
-    def build(self, C: int, H: int, W: int) -> None:  # noqa: N803 - axes have the names of the ports
+    def build(self, C: int, H: int, W: int) -> None:
         """Create the model for images of C channels and H x W pixels."""
         self.model_args = self._arguments(C, H, W)
         try:

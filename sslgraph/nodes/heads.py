@@ -51,7 +51,7 @@ class Mlp(Node):
         init: PositiveFloat | None = None
         batch_norm: BatchNormSpec | None = None
 
-    def build(self, D: int) -> None:  # noqa: N803 - axes have the names of the ports
+    def build(self, D: int) -> None:
         """Make the layers for inputs of width D."""
         config = self.config
         layers: list[nn.Module] = []

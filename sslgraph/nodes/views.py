@@ -58,7 +58,7 @@ class Augment(Node, use="augment"):
                 )
             return ops
 
-    def build(self, C: int, H: int, W: int) -> None:  # noqa: N803 - axes have the names of the ports
+    def build(self, C: int, H: int, W: int) -> None:
         """See that the operations suit images of C channels."""
         self.salt = text_key(self.context.name)
         for place, name, needed in wrong_channels(self.config.ops, C):
