@@ -15,6 +15,7 @@ from sslgraph.nodes.ops.pipeline import (
     sample_ops,
     to_float,
     wrong_channels,
+    wrong_order,
     wrong_views,
 )
 from sslgraph.nodes.ops.setting import OpSetting, parse_ops
@@ -33,5 +34,6 @@ __all__ = [
     "sample_ops",
     "to_float",
     "wrong_channels",
+    "wrong_order",
     "wrong_views",
 ]

@@ -43,6 +43,8 @@ class Op(BaseModel):
     name: ClassVar[str]
     kornia: ClassVar[str]
     spatial: ClassVar[bool] = False  # part of the evaluation view: changes the size, has no chance
+    unit_range: ClassVar[bool] = True  # takes pixels in [0, 1], so nothing that is normalised
+    stays: ClassVar[frozenset[str]] = frozenset()  # parameters that say which rows: not moved
 
     def __init_subclass__(cls, name: str = "", kornia: str = "", **keywords: object) -> None:
         super().__init_subclass__(**keywords)  # type: ignore[arg-type]
@@ -73,7 +75,10 @@ class Op(BaseModel):
         return {}
 
     def apply(self, image: Tensor, params: Params, size: int) -> Tensor:
-        """Work on n C H W float images in [0, 1] with n rows of parameters."""
+        """Work on n C H W float images in [0, 1] with n rows of parameters.
+
+        The images may be overwritten; the result must be writable (no expanded view).
+        """
         raise NotImplementedError
 
     def evaluate(self, image: Tensor, size: int) -> Tensor:
@@ -81,10 +86,11 @@ class Op(BaseModel):
         return image
 
 
-def on_rows(
-    image: Tensor, rows: Tensor, params: Params, work: Callable[[Tensor, Params], Tensor]
-) -> Tensor:
-    """Replace the rows of `image` where `rows` holds by `work` on them.
+Work = Callable[[Tensor, Params], Tensor]
+
+
+def on_rows(image: Tensor, rows: Tensor, params: Params, work: Work) -> Tensor:
+    """Replace the rows of `image` where `rows` holds by `work` on them; may write into `image`.
 
     A mask on the CPU selects, so the others cost nothing. A mask on an accelerator would have to be
     waited for; there all rows are computed and the mask chooses.
@@ -95,16 +101,27 @@ def on_rows(
         params: Parameters, n rows each.
         work: Takes some rows of the image and of the parameters, keeps the size.
     """
-    if rows.device.type != "cpu":
-        return torch.where(rows[:, None, None, None], work(image, params), image)
+    return (on_selected if rows.device.type == "cpu" else on_masked)(image, rows, params, work)
+
+
+def on_selected(image: Tensor, rows: Tensor, params: Params, work: Work) -> Tensor:
+    """`on_rows` that computes only the rows."""
     hit = rows.nonzero().squeeze(1)
     if len(hit) == 0:
         return image
     if len(hit) == len(rows):
         return work(image, params)
-    hit = hit.to(image.device, non_blocking=True)
-    chosen = {name: value.index_select(0, hit) for name, value in params.items()}
-    return image.index_copy(0, hit, work(image.index_select(0, hit), chosen))
+    there = hit.to(image.device, non_blocking=True)
+    chosen = {
+        name: value.index_select(0, there if value.device == image.device else hit)
+        for name, value in params.items()
+    }
+    return image.index_copy_(0, there, work(image.index_select(0, there), chosen))
+
+
+def on_masked(image: Tensor, rows: Tensor, params: Params, work: Work) -> Tensor:
+    """`on_rows` that computes all rows and waits for nothing."""
+    return torch.where(rows[:, None, None, None], work(image.clone(), params), image)
 
 
 def values(*names: str) -> BeforeValidator:

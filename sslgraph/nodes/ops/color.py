@@ -50,6 +50,7 @@ class Jitter(
     black) are other things.
     """
 
+    stays = frozenset({"order"})
     value: Annotated[
         tuple[NotNegative, NotNegative, NotNegative, HueShare],
         values("brightness", "contrast", "saturation", "hue"),
@@ -103,7 +104,7 @@ class Gray(Op, name="gray", kornia="color.rgb_to_grayscale"):
 
     def apply(self, image: Tensor, params: Params, size: int) -> Tensor:
         """Keep three channels."""
-        return rgb_to_grayscale(image).expand(-1, 3, -1, -1)
+        return rgb_to_grayscale(image).repeat(1, 3, 1, 1)
 
 
 class Solarize(Op, name="solarize", kornia="enhance.solarize"):

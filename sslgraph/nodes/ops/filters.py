@@ -66,6 +66,7 @@ class Noise(Op, name="noise", kornia="none: an addition"):
 class Erase(Op, name="erase", kornia="geometry.bbox.bbox_to_mask"):
     """One box of each image filled with a constant (random erasing, arXiv 1708.04896)."""
 
+    unit_range = False
     value: Share = Field(alias="erase", description="chance that a box is erased")
     area: Annotated[tuple[Share, Share], values("smallest", "largest"), AfterValidator(ordered)] = (
         Field((0.02, 0.33), description="share of the image's area: [smallest, largest]")

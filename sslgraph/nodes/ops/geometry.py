@@ -16,6 +16,7 @@ from sslgraph.nodes.ops.base import Interpolation, Number, Op, Params, Share, Si
 class Flip(Op, name="flip", kornia="geometry.transform.hflip"):
     """Left and right swapped."""
 
+    unit_range = False
     value: Share = Field(alias="flip", description="chance of a flip")
 
     @property
@@ -31,6 +32,7 @@ class Flip(Op, name="flip", kornia="geometry.transform.hflip"):
 class VerticalFlip(Op, name="vflip", kornia="geometry.transform.vflip"):
     """Top and bottom swapped."""
 
+    unit_range = False
     value: Share = Field(alias="vflip", description="chance of a flip")
 
     @property
@@ -46,6 +48,7 @@ class VerticalFlip(Op, name="vflip", kornia="geometry.transform.vflip"):
 class Rotate(Op, name="rotate", kornia="geometry.transform.rotate"):
     """A turn about the centre; what comes from outside the image is black, or its border."""
 
+    unit_range = False
     value: Annotated[Number, Field(ge=0, le=180)] = Field(
         alias="rotate", description="degrees: the angle is uniform between minus and plus this"
     )
@@ -87,16 +90,18 @@ class Resize(Op, name="resize", kornia="geometry.transform.resize"):
 
 
 def resize(image: Tensor, to: Size, op: Resize | None = None) -> Tensor:
-    """The whole image at another size, in [0, 1]."""
+    """The whole image at another size."""
     if to == tuple(image.shape[2:]):
         return image
     how = op.interpolation if op else "bilinear"
-    return transform.resize(image, to, interpolation=how, antialias=True).clamp_(0, 1)
+    resized: Tensor = transform.resize(image, to, interpolation=how, antialias=True)
+    return resized.clamp_(0, 1) if how == "bicubic" else resized  # a cubic overshoots
 
 
 class RandomCrop(Op, name="random_crop", kornia="geometry.transform.remap"):
     """A square of n x n pixels from a random place, at the image's own scale."""
 
+    unit_range = False
     spatial = True
     value: Side = Field(alias="random_crop", description="side of the square in pixels")
     padding: Annotated[int, Field(strict=True, ge=0)] = Field(
@@ -144,6 +149,7 @@ class RandomCrop(Op, name="random_crop", kornia="geometry.transform.remap"):
 class CenterCrop(Op, name="center_crop", kornia="none: a slice"):
     """A square of n x n pixels from the centre."""
 
+    unit_range = False
     spatial = True
     value: Side = Field(alias="center_crop", description="side of the square in pixels")
 
