@@ -95,6 +95,7 @@ class _Open:
     anchor: str | None
     key: Span | None
     is_mapping: bool
+    flow: tuple[int, int] | None
     entries: dict[str, Tree] = field(default_factory=dict)
     items: list[Tree] = field(default_factory=list)
     merged: list[Tree] = field(default_factory=list)
@@ -152,11 +153,18 @@ class _Builder:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         if event.anchor:
             self._anchors[event.anchor] = None
-        self._open.append(_Open(span, event.anchor, key, is_mapping))
+        mark = event.start_mark
+        flow = (mark.line, mark.column) if event.flow_style and mark else None
+        self._open.append(_Open(span, event.anchor, key, is_mapping, flow))
 
     def _end(self, event: yaml.CollectionEndEvent) -> None:
         done = self._open.pop()
-        origin = Origin(done.key, done.span)
+        span = done.span
+        if done.flow:  # from bracket to bracket
+            assert event.end_mark is not None
+            end = event.end_mark
+            span = self._lines.span(*done.flow, end.line, end.column)
+        origin = Origin(done.key, span)
         if done.is_mapping:
             entries: dict[str, Tree] = {}
             for tree in reversed(done.merged):

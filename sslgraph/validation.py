@@ -65,6 +65,9 @@ def problems_of(
 ) -> list[Problem]:
     """One problem for each place that the error names.
 
+    A missing key of which an unknown one is a near miss is not reported, nor is a variable that
+    could not be replaced: both were reported.
+
     Args:
         error: What validating the data at `path` raised.
         document: Where that data stands.
@@ -80,7 +83,14 @@ def problems_of(
         if not is_unresolved(_value(document, place)):
             found.setdefault(place, []).append(details)
     view = _View(document, path, model, codes, noun, sample or {})
-    return [view.problem(place, same) for place, same in found.items()]
+    problems = {place: view.problem(place, same) for place, same in found.items()}
+    meant = {(p[:-1], x.help) for p, x in problems.items() if x.code == codes.unknown}
+    return [
+        problem
+        for place, problem in problems.items()
+        if problem.code != codes.missing
+        or (place[:-1], f"did you mean '{place[-1]}'?") not in meant
+    ]
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class _View:
         name = self._name(place) or str(place[-1] if place else "")
         for details in found:
             if details["type"] == "sslgraph":
-                return f"bad {name}: {details['ctx']['title']}"
+                return f"bad value for '{name}': {details['ctx']['title']}"
         return f"bad value for '{name}'"
 
     def _name(self, place: Path) -> str:
@@ -217,5 +227,5 @@ def _expected(details: ErrorDetails) -> str:
     if error in ("value_error", "assertion_error"):
         return str(context["error"])
     if error == "missing":
-        return f"an item {details['loc'][-1]}"
+        return "more items"
     return _EXPECTED.get(error.partition("_")[0], details["msg"])

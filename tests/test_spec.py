@@ -1,0 +1,97 @@
+import pytest
+from pydantic import ValidationError
+
+from sslgraph.schedules import Time
+from sslgraph.spec import (
+    BatchNormSpec,
+    LearningRate,
+    NodeTrain,
+    Reference,
+    TrainSpec,
+    is_node_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("encoder", ("encoder", None, None, None)),
+        ("encoder.tokens", ("encoder", "tokens", None, None)),
+        ("crops.global", ("crops", "global", None, None)),
+        ("views.3", ("views", None, 3, 4)),
+        ("views.0:2", ("views", None, 0, 2)),
+        ("views.1:", ("views", None, 1, None)),
+        ("views.:2", ("views", None, None, 2)),
+        ("encoder.tokens.0", ("encoder", "tokens", 0, 1)),
+        ("teacher.encoder.tokens", ("teacher", "encoder.tokens", None, None)),
+        ("teacher.encoder.tokens.2:10", ("teacher", "encoder.tokens", 2, 10)),
+        ("batch.image", ("batch", "image", None, None)),
+        ("encoder.tap9", ("encoder", "tap9", None, None)),
+    ],
+)
+def test_references(text: str, expected: tuple[str, str | None, int | None, int | None]) -> None:
+    found = Reference.parse(text, ("nodes", "a", "in"))
+    assert found is not None
+    assert (found.node, found.port, found.start, found.stop) == expected
+    assert (found.path, found.text) == (("nodes", "a", "in"), text)
+    assert found.sliced == (expected[2:] != (None, None))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "a.", "a.:", "a..b", "a.2:1", "a.1:1", "a.0.b", "a.-1", "A", "a b", "a[0]", "9a",
+     "a.1:2:3", "a.9999999", "a\n", "views.\u0663"],
+)  # fmt: skip
+def test_what_is_no_reference(text: str) -> None:
+    assert Reference.parse(text, ()) is None
+
+
+def test_names_of_nodes() -> None:
+    assert all(map(is_node_name, ["a", "encoder", "view_2", "x9"]))
+    assert not any(map(is_node_name, ["", "A", "_a", "9", "batch", "lambda", "in", "a-b", "a\n"]))
+
+
+def test_learning_rate_rules() -> None:
+    # 0.3 x 4096 / 256 and 0.075 x sqrt(4096): both are 4.8 (SimCLR, appendix B.1)
+    assert LearningRate.model_validate({"base": 0.3}).scaled(4096) == pytest.approx(4.8)
+    rule = LearningRate.model_validate({"base": 0.075, "per": "sqrt 1"})
+    assert rule.scaled(4096) == pytest.approx(4.8)
+    assert LearningRate.model_validate(0.6).scaled(4096) == 0.6
+    rule = LearningRate.model_validate({"base": 0.002, "per": "sqrt 1024"})
+    assert rule.scaled(4096) == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [{}, {"base": 1, "peak": 1}, {"peak": 1, "per": 256}, {"base": 1, "per": "sqrt"}, -1, True,
+     {"base": 1, "per": 0}, {"peak": 1, "shape": "step"}, "fast"],
+)  # fmt: skip
+def test_bad_learning_rates(lr: object) -> None:
+    with pytest.raises(ValidationError):
+        LearningRate.model_validate(lr)
+
+
+def test_train_has_sound_defaults_and_one_length() -> None:
+    assert TrainSpec().length == Time(100, "epochs")
+    assert TrainSpec(steps=5).length == Time(5, "steps")
+    assert TrainSpec(epochs=5).length == Time(5, "epochs")
+    with pytest.raises(ValidationError, match="one length"):
+        TrainSpec(epochs=5, steps=5)
+    with pytest.raises(ValidationError, match="steps"):
+        TrainSpec.model_validate({"epoch": "3 epochs"})
+    assert TrainSpec.model_validate({"betas": [0.9, 0.95]}).betas == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("value", [{"epochs": 1.0}, {"epochs": "1"}, {"nesterov": 1}, {"seed": 1}])
+def test_train_is_strict(value: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TrainSpec.model_validate(value)
+
+
+def test_bare_forms() -> None:
+    assert BatchNormSpec.model_validate("own") == BatchNormSpec(ranks="own", per="view")
+    assert BatchNormSpec.model_validate({"per": "none"}).ranks == "all"
+    assert NodeTrain.model_validate(False) == NodeTrain(enabled=False)
+    frozen = NodeTrain.model_validate({"freeze": "1 epoch", "lr": {"scale": 0.2}})
+    assert frozen.enabled
+    assert frozen.freeze == Time(1, "epochs")
