@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sslgraph.errors import GraphError, Problem, Span
+from sslgraph.nodes.ranks import rank, world_size
 from sslgraph.schedules import Schedule
 
 
@@ -33,11 +34,7 @@ class Hand:
 
 
 class Clock(nn.Module):
-    """Counts optimizer steps and samples; part of the state dict.
-
-    Args:
-        seed: Not used for drawing here; nodes key their own draws.
-    """
+    """Counts optimizer steps and samples; part of the state dict."""
 
     step: Tensor
     samples: Tensor
@@ -80,7 +77,7 @@ class Clock(nn.Module):
     def missing(self, hand: Hand) -> Problem | None:
         """What a schedule needs to know of the run and does not."""
         known = {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        lacking = sorted(need for need in hand.schedule.needs if known[need] is None)
+        lacking = sorted(need for need in hand.schedule.needs() if known[need] is None)
         if not lacking:
             return None
         return Problem(
@@ -110,9 +107,12 @@ class Clock(nn.Module):
         self.step.fill_(self.now)
 
     def positions(self, count: int) -> Tensor:
-        """The positions of the next `count` samples, for data that brings none."""
-        first = self.seen
-        self.seen += count
+        """The positions of the next `count` samples, for data that brings none.
+
+        With several processes each has a stretch of its own, so that no two samples draw alike.
+        """
+        first = self.seen + rank() * count
+        self.seen += world_size() * count
         self.samples.fill_(self.seen)
         return torch.arange(first, first + count)
 

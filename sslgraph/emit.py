@@ -19,8 +19,10 @@ import torch
 
 from sslgraph.checks.wires import DATA, Port, Wire
 from sslgraph.plan import Plan, Step
+from sslgraph.ports import BATCH
+from sslgraph.walk import joined
 
-_TAKEN = {"self", "n", "w", "torch", "forward"}
+_TAKEN = {"self", "n", "torch", "joined", "forward"}
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Emitted:
         code: The text.
         feed: Ports that are its arguments, in order.
         lines: Line number -> the step that the line runs.
+        names: The local name of each port.
         compiled: Names of the functions to compile.
     """
 
     code: str
     feed: tuple[Port, ...]
     lines: Mapping[int, Step]
+    names: Mapping[Port, str]
     compiled: tuple[str, ...] = ()
 
     @property
@@ -47,7 +51,7 @@ class Emitted:
     def function(self, compiler: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
         """The function, with its regions compiled by `compiler` where one is given."""
         linecache.cache[self.filename] = (len(self.code), None, self.code.splitlines(True), self.filename)
-        space: dict[str, Any] = {"torch": torch}
+        space: dict[str, Any] = {"torch": torch, "joined": joined}
         exec(compile(self.code, self.filename, "exec"), space)
         if compiler:
             space.update({name: compiler(space[name]) for name in self.compiled})
@@ -93,9 +97,9 @@ def emit(
     wanted = [wire.source for wire in [*fetch, *stored]]
     steps = _draws_first(plan.needed(wanted, given)) if regions else plan.needed(wanted, given)
     used = {wire.source for step in steps for wires in step.wires("read").values() for wire in wires}
-    data = [(DATA, name) for name in plan.batch_ports(steps)]
-    data += [port for port in dict.fromkeys(wanted) if port[0] == DATA and port not in data]
-    arguments = tuple(dict.fromkeys([*(p for p in given if p in used or p in wanted), *data]))
+    needed = {*used, *wanted}
+    data = [(DATA, name) for name in BATCH if (DATA, name) in needed]
+    arguments = tuple(dict.fromkeys([*(port for port in given if port in needed), *data]))
     return _Emission(plan, arguments, list(fetch), steps, writers, evaluating, regions).emitted()
 
 
@@ -163,7 +167,8 @@ class _Emission:
             writer.add(f"    {line}", step)
         returned = ", ".join(self._taken((wire,)) for wire in self.fetch)
         writer.add(f"    return ({returned}{',' if len(self.fetch) == 1 else ''})")
-        return Emitted("\n".join(writer.lines) + "\n", self.arguments, writer.steps, tuple(compiled))
+        code = "\n".join(writer.lines) + "\n"
+        return Emitted(code, self.arguments, writer.steps, self.names, tuple(compiled))
 
     def _body(self) -> list[tuple[str, Step | None]]:
         last = self._last_uses()
@@ -171,12 +176,15 @@ class _Emission:
         for place, step in enumerate(self.steps):
             lines.append((self._call(step), step))
             free = [self.names[port] for port, use in last.items() if use == place]
+            free += ["_"] * any(name == "_" for name in self._results(step))
             if free and not self.regions:
                 lines.append((f"del {', '.join(free)}", None))
         if self.writers:
             lines.append(("with torch.no_grad():", None))
         for step in self.writers:
-            stored = ", ".join(self._taken(wires) for wires in step.wires("write").values())
+            stored = ", ".join(
+                f"{port}={self._taken(wires)}" for port, wires in step.wires("write").items()
+            )
             lines.append((f'    n["{step.name}"].write({stored})', step))
         return lines
 
@@ -194,14 +202,21 @@ class _Emission:
             self._taken(plugged[name]) if name in plugged else "None"
             for name in step.declaration.reads
         ]
+        return f'{", ".join(self._results(step))} = n["{step.name}"]({", ".join(given)})'
+
+    def _results(self, step: Step) -> list[str]:
+        """Names for what a step returns; `_` for what nobody needs or what was fed instead."""
+        read = {wire.source for s in self.steps for ws in s.wires("read").values() for wire in ws}
+        wanted = (read | self.kept) - set(self.arguments)
         outputs = [(step.name, port) for port in step.declaration.outputs]
-        needed = {wire.source for s in self.steps for ws in s.wires("read").values() for wire in ws}
-        results = [
-            self.names[port] if port in needed or port in self.kept else "_" for port in outputs
-        ]
-        return f'{", ".join(results)} = n["{step.name}"]({", ".join(given)})'
+        return [self.names[port] if port in wanted else "_" for port in outputs]
 
     def _taken(self, wires: tuple[Wire, ...]) -> str:
+        if self.evaluating and (len(wires) > 1 or wires[0].reference.sliced):
+            parts = [
+                f"({self.names[w.source]}, {w.reference.start}, {w.reference.stop})" for w in wires
+            ]
+            return f"joined({', '.join(parts)})"
         parts = [self._slice(wire) for wire in wires]
         return parts[0] if len(parts) == 1 else f"torch.cat([{', '.join(parts)}])"
 
@@ -209,8 +224,6 @@ class _Emission:
         name, reference = self.names[wire.source], wire.reference
         if not reference.sliced:
             return name
-        if self.evaluating:
-            return f"{name}[0:1]"
         first = "" if reference.start is None else reference.start
         return f"{name}[{first}:{'' if reference.stop is None else reference.stop}]"
 
@@ -248,7 +261,7 @@ class _Emission:
         }
         made = [(step.name, port) for step in inside for port in step.declaration.outputs]
         given = [self.names[port] for port in made if port in later]
-        name = f"region_{len(compiled)}"
+        name = f"_region_{len(compiled)}"  # no node begins with _
         compiled.append(name)
         writer.add(f"def {name}({', '.join(['self', *taken])}):")
         writer.add("    n = self.nodes._modules")

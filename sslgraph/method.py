@@ -319,8 +319,8 @@ class Method(nn.Module):
         while traceback:
             source = self._sources.get(traceback.tb_frame.f_code.co_filename)
             step = source.lines.get(traceback.tb_lineno) if source else None
-            if step:
-                failure.add_note(_note_text(step, traceback.tb_frame.f_locals))
+            if source and step:
+                failure.add_note(_note_text(step, source.names, traceback.tb_frame.f_locals))
                 return
             traceback = traceback.tb_next
 
@@ -368,18 +368,16 @@ class Method(nn.Module):
         self.plan = make_plan(self.graph)
 
 
-def _note_text(step: Step, scope: Mapping[str, Any]) -> str:
+def _note_text(step: Step, names: Mapping[Port, str], scope: Mapping[str, Any]) -> str:
     lines = [f"in node '{step.name}' ({step.declaration.use}), {step.span}"]
-    for name, wires in step.wires("read").items():
+    for port, wires in step.inputs.items():
         for wire in wires:
-            node, port = wire.source
-            local = next(
-                (key for key in (node, f"{node}_{port}") if isinstance(scope.get(key), Tensor)), None
-            )
-            if local:
-                value = scope[local]
+            value = scope.get(names.get(wire.source, ""))
+            if isinstance(value, Tensor):
+                if wire.reference.sliced and value.shape[0] > 1:
+                    value = value[wire.reference.start : wire.reference.stop]
                 dtype = str(value.dtype).removeprefix("torch.")
-                lines.append(f"  {name} = {wire.reference.text}: {dtype} {tuple(value.shape)}")
+                lines.append(f"  {port} = {wire.reference.text}: {dtype} {tuple(value.shape)}")
     return "\n".join(lines)
 
 

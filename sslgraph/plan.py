@@ -13,7 +13,7 @@ from typing import Any
 from sslgraph.checks import effects, settings, wires
 from sslgraph.checks.wires import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
-from sslgraph.ports import BATCH, Declaration, Identities
+from sslgraph.ports import Declaration, Identities
 from sslgraph.spec import Graph, NodeSpec, Reference
 
 # The shorter side of an input image, relative to the largest view: 256 pixels for views of 224.
@@ -97,17 +97,6 @@ class Plan:
             sources = {w.source for ws in step.wires("read").values() for w in ws}
             wanted |= {source for source in sources if source not in given}
         return chosen[::-1]
-
-    def batch_ports(self, steps: Iterable[Step]) -> list[str]:
-        """The names after ``batch.`` that these steps read or write, in the order of `BATCH`."""
-        used = {
-            wire.source[1]
-            for step in steps
-            for wires_ in step.inputs.values()
-            for wire in wires_
-            if wire.source[0] == DATA
-        }
-        return [name for name in BATCH if name in used]
 
     def wire(self, text: str) -> Wire:
         """The wire that a reference such as ``encoder.embedding`` or ``views.0`` means.

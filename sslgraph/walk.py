@@ -19,18 +19,32 @@ def on_the_wire(batch: Mapping[str, Tensor]) -> Values:
     return {(DATA, name): value.unsqueeze(0) for name, value in batch.items()}
 
 
-def value_of(wires: tuple[Wire, ...], values: Values, *, evaluating: bool) -> Tensor:
-    """What arrives at an input: some views of a port, or the views of several ports in a row.
+def joined(*parts: tuple[Tensor, int | None, int | None]) -> Tensor:
+    """The views of several ports in a row, as evaluation sees them.
 
-    In evaluation a view node gives one view, so any slice of it is that view.
+    A view node gives one view there, so any slice of one view is that view, and a list that names
+    several of them holds it once.
+
+    Args:
+        *parts: Value, first view, view after the last one.
     """
-    parts = []
-    for wire in wires:
-        value = values[wire.source]
-        if wire.reference.sliced:
-            first, last = (0, 1) if evaluating else (wire.reference.start, wire.reference.stop)
-            value = value[first:last]
-        parts.append(value)
+    taken: list[Tensor] = []
+    for value, first, last in parts:
+        part = value if value.shape[0] == 1 else value[first:last]
+        if not any(part is other for other in taken):
+            taken.append(part)
+    return taken[0] if len(taken) == 1 else torch.cat(taken)
+
+
+def value_of(wires: tuple[Wire, ...], values: Values, *, evaluating: bool) -> Tensor:
+    """What arrives at an input: some views of a port, or the views of several ports in a row."""
+    slices = [(values[w.source], w.reference.start, w.reference.stop) for w in wires]
+    if evaluating:
+        return joined(*slices)
+    parts = [
+        value[first:last] if wire.reference.sliced else value
+        for wire, (value, first, last) in zip(wires, slices, strict=True)
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
