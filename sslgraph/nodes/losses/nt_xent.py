@@ -54,11 +54,14 @@ class NtXent(Loss, use="nt_xent"):
         scores = z @ z.T / self.temperature
         own = torch.eye(views * batch, dtype=torch.bool, device=x.device)
         log_p = functional.log_softmax(scores.masked_fill(own, -torch.inf), dim=-1)
-        # Row v B + i and column w B + i are views v and w of image i.
-        pairs = log_p.view(views, batch, views, batch).diagonal(dim1=1, dim2=3)
-        same = torch.eye(views, dtype=torch.bool, device=x.device).unsqueeze(-1)
-        anchors = -pairs.masked_fill(same, 0).sum((1, 2)) / ((views - 1) * batch)
-        return anchors.sum() if self.config.reduce == "sum" else anchors.mean()
+        image = torch.arange(batch, device=x.device)
+        total = scores.new_zeros(())
+        for anchors, rows in enumerate(log_p.unflatten(0, (views, batch))):
+            for step in range(1, views):
+                positives = image + (anchors + step) % views * batch
+                total = total + functional.nll_loss(rows, positives)
+        total = total / (views - 1)
+        return total if self.config.reduce == "sum" else total / views
 
     def chance(self, sizes: Mapping[str, int]) -> float:
         """All embeddings equal: ln(V B - 1) per anchor."""
