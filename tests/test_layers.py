@@ -33,7 +33,7 @@ LAYERS = (
     ("data",),
     ("evaluate",),
     ("train",),
-    ("testing",),
+    ("testing", "describe", "schema"),
     ("cli",),
     ("__init__", "__main__"),
 )
