@@ -26,7 +26,7 @@ LAYERS = (
     ("plan",),
     ("drawing",),
     ("nodes",),
-    ("walk", "check_sizes"),
+    ("walk", "check_sizes", "weights"),
     ("checking",),
     ("emit", "clock"),
     ("method",),
@@ -38,7 +38,7 @@ LAYERS = (
     ("__init__", "__main__"),
 )
 WITHOUT_TORCH = LAYERS[: LAYERS.index(("nodes",))]
-HEAVY = {"torch", "torchvision", "timm", "kornia"}
+HEAVY = {"torch", "torchvision", "timm", "kornia", "safetensors"}
 # Stands low because it needs nothing of ours, but computes on tensors.
 TORCH_LEAVES = {"hashing"}
 
