@@ -6,6 +6,7 @@ never a Python number that changes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from sslgraph.errors import GraphError, Problem, Span
 from sslgraph.nodes.ranks import rank, world_size
+from sslgraph.plan import Step
 from sslgraph.schedules import Schedule
 
 
@@ -78,23 +80,26 @@ class Clock(nn.Module):
         """What a schedule needs to know of the run and does not."""
         known = {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
         lacking = sorted(need for need in hand.schedule.needs() if known[need] is None)
-        if not lacking:
-            return None
-        return Problem(
-            "E402",
-            f"{hand.place} follows the run, but its length is not known",
-            hand.span,
-            expected=" and ".join(lacking),
-            help=f"call method.clock.set({', '.join(f'{name}=...' for name in lacking)}) before training",
-        )
+        return _lacking(hand.place, hand.span, lacking) if lacking else None
 
-    def turn(self, hands: list[Hand]) -> None:
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last step was the last one of an epoch."""
+        return self.steps_per_epoch is not None and self.now % self.steps_per_epoch == 0
+
+    def turn(self, hands: list[Hand], by_epoch: Sequence[Step] = ()) -> None:
         """Fill every number for the current step.
 
+        Args:
+            hands: The numbers.
+            by_epoch: Nodes that write once an epoch.
+
         Raises:
-            GraphError: A schedule needs a length of the run that was not given.
+            GraphError: A number or a node needs a length of the run that was not given.
         """
         missing = [problem for hand in hands if (problem := self.missing(hand))]
+        if self.steps_per_epoch is None:
+            missing += [_lacking(step.name, step.span, ["steps_per_epoch"]) for step in by_epoch]
         if missing:
             raise GraphError(tuple(missing))
         for hand in hands:
@@ -106,16 +111,32 @@ class Clock(nn.Module):
         self.now += 1
         self.step.fill_(self.now)
 
-    def positions(self, count: int) -> Tensor:
+    def positions(self, count: int, *, count_on: bool) -> Tensor:
         """The positions of the next `count` samples, for data that brings none.
 
         With several processes each has a stretch of its own, so that no two samples draw alike.
+
+        Args:
+            count: Number of samples in this process.
+            count_on: Whether these samples are used up, as in a training forward.
         """
         first = self.seen + rank() * count
-        self.seen += world_size() * count
-        self.samples.fill_(self.seen)
+        if count_on:
+            self.seen += world_size() * count
+            self.samples.fill_(self.seen)
         return torch.arange(first, first + count)
 
     def _load_from_state_dict(self, *args: object, **keywords: object) -> None:
         super()._load_from_state_dict(*args, **keywords)  # type: ignore[arg-type]
         self.now, self.seen = int(self.step), int(self.samples)
+
+
+def _lacking(place: str, span: Span, lacking: Sequence[str]) -> Problem:
+    call = ", ".join(f"{name}=..." for name in lacking)
+    return Problem(
+        "E402",
+        f"{place} follows the run, but its length is not known",
+        span,
+        expected=" and ".join(lacking),
+        help=f"call method.clock.set({call}) before training",
+    )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslgraph.check_sizes import make_module
+from sslgraph.check_sizes import make_module, weights_path
 from sslgraph.checking import report
 from sslgraph.checks.wires import DATA, Port, Wire
 from sslgraph.clock import Clock, Hand
@@ -22,6 +22,7 @@ from sslgraph.ports import BATCH
 from sslgraph.schedules import Schedule
 from sslgraph.spec import Graph
 from sslgraph.walk import Values
+from sslgraph.weights import load_weights
 
 Batch = Mapping[str, Tensor]
 
@@ -121,13 +122,13 @@ class Method(nn.Module):
         return StepOutput(loss, terms)
 
     def after_step(self) -> None:
-        """Do what follows an optimizer step: nodes that write once a step, then the clock."""
-        with torch.no_grad():
-            for step in self.plan.steps:
-                if step.declaration.writes == "step":
-                    write: Any = self.nodes[step.name].write
-                    write()
+        """Do what follows an optimizer step: nodes that write once a step or epoch, then the clock."""
+        for _, node in self.nodes.items():
+            node.clamp_learned()
+        self._write("step")
         self.clock.advance()
+        if self.clock.epoch_ended:
+            self._write("epoch")
         self._pending, self._backward_seen = 0, False
 
     def skip_step(self) -> None:
@@ -223,7 +224,7 @@ class Method(nn.Module):
         """Set the training mode; nodes that are not trained stay in evaluation."""
         super().train(mode)
         for step in self.plan.steps:
-            if not step.trained:
+            if not step.trained and not step.declaration.draws:  # views and masks have no weights
                 self.nodes[step.name].eval()
         return self
 
@@ -277,7 +278,9 @@ class Method(nn.Module):
             self._emitted[key] = source.function(self._compiler)
             self._emitted[key, "feed"] = source.feed  # type: ignore[assignment]
         ports: Iterable[Port] = self._emitted[key, "feed"]  # type: ignore[assignment]
-        arguments = [given[p] if p in given else self._datum(p[1], batch) for p in ports]
+        arguments = [
+            given[p] if p in given else self._datum(p[1], batch, writing=writing) for p in ports
+        ]
         try:
             values: tuple[Tensor, ...] = self._emitted[key](self, *arguments)
         except Exception as failure:
@@ -285,13 +288,11 @@ class Method(nn.Module):
             raise
         return values
 
-    def _datum(self, name: str, batch: Batch) -> Tensor:
+    def _datum(self, name: str, batch: Batch, *, writing: bool) -> Tensor:
         """One part of the batch as a wire carries it: view axis first, images as float."""
-        if name not in batch and name == "index":
-            image = next(iter(batch.values()))
-            count = image.shape[0]
-            positions = self.clock.positions(count) if self.training else torch.arange(count)
-            return positions.unsqueeze(0)
+        if name not in batch and name == "index" and batch:
+            count = next(iter(batch.values())).shape[0]
+            return self.clock.positions(count, count_on=writing).unsqueeze(0)
         if name not in batch:
             raise ValueError(
                 f"{self.graph.name} reads batch.{name}, which the batch does not have: "
@@ -324,6 +325,13 @@ class Method(nn.Module):
                 return
             traceback = traceback.tb_next
 
+    @torch.no_grad()
+    def _write(self, moment: str) -> None:
+        for step in self.plan.steps:
+            if step.declaration.writes == moment:
+                write: Any = self.nodes[step.name].write
+                write()
+
     def _before_forward(self) -> None:
         if not self.training:
             return
@@ -343,7 +351,7 @@ class Method(nn.Module):
         clock = self.clock
         state = (clock.now, clock.total_steps, clock.steps_per_epoch)
         if state != self._turned:
-            clock.turn(self.hands())
+            clock.turn(self.hands(), [s for s in self.plan.steps if s.declaration.writes == "epoch"])
             self._turned = state
 
     def _watch_backward(self, loss: Tensor) -> None:
@@ -399,4 +407,8 @@ def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
         step.name: make_module(found.plan, step, seed, found.sizes.axes[step.name])
         for step in found.plan.steps
     }
+    for step in found.plan.steps:
+        path = weights_path(found.plan, step)
+        if path:
+            load_weights(modules[step.name], path)
     return Method(graph, found.plan, modules, seed).train()

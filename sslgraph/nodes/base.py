@@ -28,7 +28,9 @@ from sslgraph.schedules import Learned, Schedule
 from sslgraph.spec import BatchNormSpec
 
 MOMENTS = ("batch", "step", "epoch")
+GATHERS = ("no", "no_grad", "grad")
 ANY = -1
+RESERVED_PORTS = frozenset({"config", "context", "built", "schedules", "limits"})
 RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context"})
 
 
@@ -132,6 +134,7 @@ class Node(nn.Module):
         self.config = _configured(type(self), settings)
         self.context = context or Context()
         self.schedules: dict[str, Schedule] = {}
+        self.limits: dict[str, tuple[float | None, float | None]] = {}
         self._apart = False
         self._register_numbers()
         self.built = False
@@ -189,6 +192,9 @@ class Node(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(self.context.key())
             self.build(**{axis: axes[axis] for axis in asked})
+        ports = {**self.declaration.inputs, **self.declaration.outputs}
+        for name in ports.keys() & {*self._modules, *self._parameters, *self._buffers}:
+            raise TypeError(f"{type(self).__name__}.build sets self.{name}, but a port has that name")
         rule = getattr(self.config, "batch_norm", None) or self.context.batch_norm
         replace_batch_norms(self, rule)
         self._apart = statistics_apart(self)
@@ -201,13 +207,20 @@ class Node(nn.Module):
             value = getattr(self.config, name)
             if isinstance(value, Learned):
                 self.register_parameter(name, nn.Parameter(torch.tensor(float(value.learned))))
+                self.limits[name] = (value.min, value.max)
                 continue
             if isinstance(value, Schedule):
                 self.schedules[name] = value
                 value = value.value(0, 1, 1)
-            if value is not None:
-                number = torch.tensor(float(value), dtype=torch.float32)
-                self.register_buffer(name, number, persistent=False)
+            number = None if value is None else torch.tensor(float(value), dtype=torch.float32)
+            self.register_buffer(name, number, persistent=False)
+
+    @torch.no_grad()
+    def clamp_learned(self) -> None:
+        """Cut learned numbers to their limits; called after each optimizer step."""
+        for name, (low, high) in self.limits.items():
+            if low is not None or high is not None:
+                getattr(self, name).clamp_(low, high)
 
     def bound_axes(self, values: Mapping[str, Tensor]) -> dict[str, int]:
         """Axis sizes that these inputs bind, for a node that is called outside a graph."""
@@ -268,9 +281,11 @@ class Node(nn.Module):
             return change(result)
         return self.Outputs(*(change(part) for part in result))
 
-    def _gathered(self, values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    def _gathered(
+        self, names: list[str], values: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
         done = []
-        for (name, _), value in zip(self._read_axes, values, strict=True):
+        for name, value in zip(names, values, strict=True):
             mode = self.gathers.get(name, "no")
             axes = self.declaration.inputs[name].axes
             if value is not None and mode != "no":
@@ -308,8 +323,10 @@ def make_node(use: str, *, axes: Mapping[str, int] | None = None, **settings: An
 
 def _define(cls: type[Node], use: str) -> None:
     inputs, outputs = _ports(cls, In), _ports(cls, Out)
-    _check_ports(cls, inputs, outputs)
     _check_config(cls)
+    _check_ports(cls, inputs, outputs)
+    _check_views(cls, inputs, outputs)
+    _check_gathers(cls, inputs)
     reads = [name for name, port in inputs.items() if port.at == "read"]
     _check_signature(cls, "forward", reads)
     _check_signature(cls, "evaluate", reads)
@@ -318,6 +335,11 @@ def _define(cls: type[Node], use: str) -> None:
         _check_signature(cls, "write", written)
     if (cls.writes != "") != hasattr(cls, "write") or cls.writes not in ("", *MOMENTS):
         raise TypeError(f"{cls.__name__}: a node that writes has `write` and one of writes = {MOMENTS}")
+    if written and cls.writes != "batch":
+        raise TypeError(
+            f"{cls.__name__}: `write` of writes = '{cls.writes}' takes no input, since the batch is over "
+            "by then; keep what it needs with writes = 'batch'"
+        )
     cls._read_axes = tuple((name, _rank(inputs[name])) for name in reads)
     cls._open = all(rank == ANY for _, rank in cls._read_axes)
     cls._lifts = any(rank == ANY or not inputs[name].has_views for name, rank in cls._read_axes)
@@ -341,6 +363,8 @@ def _define(cls: type[Node], use: str) -> None:
         largest_crop=cls.largest_crop,
     )
     _wrap_forward(cls)
+    if written and cls.gathers:
+        _wrap_write(cls, written)
     registry.add(cls.declaration)
 
 
@@ -373,8 +397,10 @@ def _check_ports(cls: type[Node], inputs: Mapping[str, In], outputs: Mapping[str
         raise TypeError(f"{cls.__name__} declares two main outputs")
     variables = {port.kind.variable for port in inputs.values()} - {""}
     for name, port in {**inputs, **outputs}.items():
-        if hasattr(nn.Module, name) or name in ("config", "context", "built", "schedules"):
-            raise TypeError(f"{cls.__name__}.{name}: torch modules use this name; take another")
+        if hasattr(Node, name) or name in RESERVED_PORTS:
+            raise TypeError(f"{cls.__name__}.{name}: nodes use this name themselves; take another")
+        if name in cls.Config.model_fields:
+            raise TypeError(f"{cls.__name__}.{name}: a setting has this name too; take another")
         for axis in port.axes:
             if axis[0].islower() and axis not in cls.Config.model_fields:
                 raise TypeError(
@@ -385,7 +411,36 @@ def _check_ports(cls: type[Node], inputs: Mapping[str, In], outputs: Mapping[str
             raise TypeError(f"{cls.__name__}.{name}: no input has the kind {port.kind.variable}")
 
 
+def _check_views(cls: type[Node], inputs: Mapping[str, In], outputs: Mapping[str, Out]) -> None:
+    """A node is lifted as a whole: either every port spells the view axis or none that has a batch."""
+    lifted = [name for name, port in inputs.items() if not port.has_views]
+    if not lifted:
+        return
+    for name, port in {**inputs, **outputs}.items():
+        alone = isinstance(port, In) and "B" not in port.axes
+        if port.has_views and port.axes[:1] != ("...",) and not alone:
+            raise TypeError(
+                f"{cls.__name__}.{name}: '{' '.join(port.axes)}' does not fit beside "
+                f"'{' '.join(inputs[lifted[0]].axes)}' of {lifted[0]}, which is taken one view at a "
+                "time; begin either all axes with B or all with V B"
+            )
+    written = next((name for name in lifted if inputs[name].at == "write"), None)
+    if written:
+        raise TypeError(f"{cls.__name__}.{written}: what is written comes with all views; begin with V")
+
+
+def _check_gathers(cls: type[Node], inputs: Mapping[str, In]) -> None:
+    for name, mode in cls.gathers.items():
+        if name not in inputs or mode not in GATHERS or "B" not in inputs[name].axes:
+            raise TypeError(
+                f"{cls.__name__}.gathers: '{name}': '{mode}' is not an input with an axis B and one of "
+                f"{', '.join(GATHERS)}"
+            )
+
+
 def _check_config(cls: type[Node]) -> None:
+    if not issubclass(cls.Config, Node.Config):
+        raise TypeError(f"{cls.__name__}.Config: write `class Config(Node.Config)`")
     for name, info in cls.Config.model_fields.items():
         if name in RESERVED_SETTINGS:
             raise TypeError(f"{cls.__name__}.Config.{name}: the language uses this word itself")
@@ -430,13 +485,27 @@ def _wrap_forward(cls: type[Node]) -> None:
         if len(args) != len(names) or given:
             values = _arranged(self, args, given, names)
         if self.training and self.gathers and world_size() > 1:
-            values = self._gathered(values)
+            values = self._gathered(names, values)
         call = train_call if self.training else eval_call
         if self._lifts:
             return self._call_lifted(call, values)
         return call(self, *values)
 
     cls.forward = wrapped
+
+
+def _wrap_write(cls: type[Node], names: list[str]) -> None:
+    """Let `write` see the batch of all processes where the class asks for it."""
+    write: Any = inspect.unwrap(cls.write)  # type: ignore[attr-defined]
+
+    @functools.wraps(write)
+    def wrapped(self: Node, **given: Tensor | None) -> None:
+        values = tuple(given.get(name) for name in names)
+        if world_size() > 1:
+            values = self._gathered(names, values)
+        write(self, **dict(zip(names, values, strict=True)))
+
+    cls.write = wrapped  # type: ignore[attr-defined]
 
 
 def _arranged(

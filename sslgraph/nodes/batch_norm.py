@@ -42,8 +42,8 @@ class BatchNorm(nn.Module):
         self.register_parameter("bias", of.bias)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(of, name))
-        after = [getattr(of, name) for name in ("drop", "act") if hasattr(of, name)]
-        self.after = nn.Sequential(*after) if after else None
+        # timm's names, since an activation may have parameters.
+        self.drop, self.act = getattr(of, "drop", None), getattr(of, "act", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of x."""
@@ -54,7 +54,8 @@ class BatchNorm(nn.Module):
         else:
             self._count()
             y = self._normalised(x, training=True)
-        return y if self.after is None else self.after(y)
+        y = y if self.drop is None else self.drop(y)
+        return y if self.act is None else self.act(y)
 
     def _normalised(self, x: Tensor, *, training: bool) -> Tensor:
         return functional.batch_norm(
@@ -81,8 +82,8 @@ class BatchNorm(nn.Module):
     def _over_ranks(self, x: Tensor) -> Tensor:
         dims = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        high = x.float()
-        count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
+        high = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=high.dtype, device=x.device)
         sums = sum_over_ranks(torch.cat([high.sum(dims), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
