@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.plan import Plan, Step
 from sslgraph.ports import BATCH, Mismatch, bind_axes
 from sslgraph.walk import Values, inputs_of, outputs_of
+from sslgraph.weights import WeightsError, matched
 
 # Odd and unlike any usual width, so that no other axis has this size by chance.
 META_BATCH = 11
@@ -56,6 +58,15 @@ def make_module(plan: Plan, step: Step, seed: int, axes: Mapping[str, int]) -> N
     if not step.trained:
         module.requires_grad_(requires_grad=False)
     return module
+
+
+def weights_path(plan: Plan, step: Step) -> Path | None:
+    """The file of a node's first weights; a relative path begins at the folder of the graph's file."""
+    if step.spec.weights is None:
+        return None
+    source = Path(plan.graph.document.span("nodes", step.name, "weights").file)
+    beside = source.parent / step.spec.weights
+    return beside if source.is_file() and beside.is_file() else Path(step.spec.weights)
 
 
 def measure(plan: Plan) -> Sizes:
@@ -195,7 +206,15 @@ def _wrong_size(
 def _built(plan: Plan, step: Step, axes: Mapping[str, int], sizes: Sizes) -> Node | None:
     try:
         with torch.device("meta"):
-            return make_module(plan, step, 0, axes).train()
+            module = make_module(plan, step, 0, axes).train()
+        path = weights_path(plan, step)
+        if path:
+            matched(module, path)
+        return module
+    except WeightsError as fault:
+        span = plan.graph.document.span("nodes", step.name, "weights")
+        title = f"the weights of {step.name} can't be used"
+        sizes.problems.append(Problem("E406", title, span, notes=(str(fault),)))
     except SettingError as fault:
         sizes.problems.append(_wrong_setting(plan, step, fault))
     except Exception as fault:  # any library error of a meta build is this node's problem
