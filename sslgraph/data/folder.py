@@ -64,8 +64,8 @@ class FolderSummary:
         lines = []
         if seen.sizes:
             low, middle, high = (f"{w}x{h}" for w, h in (seen.smallest, seen.median, seen.largest))
-            bands = _counted(seen.channels, "{} channels")
-            kinds = _counted(seen.formats, "{}")
+            bands = _counted({_count(n, "channel"): files for n, files in seen.channels.items()})
+            kinds = _counted(seen.formats)
             lines.append(f"sizes {low} to {high}, median {middle}; {bands}; {kinds} ({basis})")
         if seen.bad:
             named = "; ".join(f"{bad.uri}: {bad.reason}" for bad in seen.bad[:3])
@@ -202,6 +202,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _counted(counter: dict[int, int] | dict[str, int], text: str) -> str:
-    ordered = sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))
-    return ", ".join(f"{text.format(key)} ({number})" for key, number in ordered)
+def _counted(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} ({number})" for name, number in ordered)
