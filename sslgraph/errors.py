@@ -94,9 +94,12 @@ def errors_of(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems as a reader meets them: by file, line and column, equal ones once."""
+    """Problems as a reader meets them: by file, line and column, equal ones once.
+
+    What has no line (a Python dict, `--set`) stays in the order in which it was found.
+    """
     unique = dict.fromkeys(problems)
-    return sorted(unique, key=lambda p: (p.span.file, p.span.line, p.span.column, p.code))
+    return sorted(unique, key=lambda p: (p.span.file, p.span.line, p.span.line and p.span.column))
 
 
 def did_you_mean(word: str, known: Iterable[str], *, show: str = "known") -> str:
@@ -124,8 +127,7 @@ def _quoted(span: Span, under: str) -> list[str]:
     gutter = " " * len(str(span.line or ""))
     number = str(span.line or "")
     caret = " " * first + "^" * max(1, last - first)
-    lines = [f"{gutter} |", f"{number} | {text}", f"{gutter} | {caret} {under}".rstrip()]
-    return lines
+    return [f"{gutter} |", f"{number} | {text}", f"{gutter} | {caret} {under}".rstrip()]
 
 
 def _cropped(span: Span) -> tuple[str, int, int]:

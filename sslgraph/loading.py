@@ -230,7 +230,7 @@ def _near(path: Path) -> str:
         names = [entry.name for entry in islice(os.scandir(folder), _MOST_NEIGHBOURS)]
     except OSError:
         names = []
-    files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES)]
+    files = [str(folder / name) for name in names if name.endswith(_SUFFIXES)]
     return did_you_mean(str(path), [*shipped_methods(), *files], show="methods and files")
 
 
