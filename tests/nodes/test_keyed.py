@@ -175,4 +175,4 @@ def test_normal_moments() -> None:
     assert abs(values.var() - 1) < 4.5 * math.sqrt(2 / N)
     assert abs((values**4).mean() - 3) < 4.5 * math.sqrt(96 / N)
     apart = draws(64).normal("a", (3, 8)).flatten()
-    assert len(apart.unique()) == 64 * 24
+    assert len(set(apart.tolist())) == 64 * 24
