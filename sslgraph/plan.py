@@ -138,8 +138,7 @@ def examine(graph: Graph) -> tuple[Wiring, list[Problem]]:
     nodes, problems = settings.bind(graph)
     wiring, wrong = wires.connect(graph, nodes)
     problems += [*wrong, *graph.problems]
-    if not errors_of(problems) or not graph.minimize:
-        problems += effects.review(wiring)
+    problems += effects.review(wiring, sound=not errors_of(problems))
     return wiring, in_file_order(problems)
 
 

@@ -11,24 +11,34 @@ from sslgraph.checks.wires import DATA, Wiring
 from sslgraph.errors import Problem
 
 
-def review(wiring: Wiring) -> list[Problem]:
-    """Problems of a graph whose wires are sound."""
+def review(wiring: Wiring, *, sound: bool) -> list[Problem]:
+    """Problems of what a graph does.
+
+    Args:
+        wiring: The wiring.
+        sound: Whether all its wires are; with a broken one, what is unused is not known.
+    """
     problems = []
-    if not wiring.losses:
+    if not wiring.graph.minimize:
         problems.append(_nothing_to_minimise(wiring))
-    needed = live(wiring)
-    for name in wiring.order:
-        if name not in needed and (wiring.losses or wiring.outputs):
-            problems.append(
-                Problem(
-                    "W303",
-                    f"{name} reaches neither a loss nor an output, so it is left out",
-                    wiring.graph.document.span("nodes", name, key=True),
-                    help="wire it on, name it in `outputs`, or drop it",
-                    severity="warning",
-                )
-            )
+    if sound and (wiring.losses or wiring.outputs):
+        problems += _unused(wiring)
     return problems
+
+
+def _unused(wiring: Wiring) -> list[Problem]:
+    needed = live(wiring)
+    return [
+        Problem(
+            "W303",
+            f"{name} reaches neither a loss nor an output, so it is left out",
+            wiring.graph.document.span("nodes", name, key=True),
+            help="wire it on, name it in `outputs`, or drop it",
+            severity="warning",
+        )
+        for name in wiring.order
+        if name not in needed
+    ]
 
 
 def live(wiring: Wiring) -> set[str]:
