@@ -27,7 +27,7 @@ LAYERS = (
     ("drawing",),
     ("nodes",),
     ("walk", "check_sizes", "weights"),
-    ("checking",),
+    ("checking", "drawn"),
     ("emit", "clock"),
     ("method",),
     ("data",),
@@ -38,6 +38,8 @@ LAYERS = (
     ("__init__", "__main__"),
 )
 WITHOUT_TORCH = LAYERS[: LAYERS.index(("nodes",))]
+# What the package's top holds itself, so that taking it imports nothing.
+CONSTANTS = {"sslgraph.__version__"}
 HEAVY = {"torch", "torchvision", "timm", "kornia", "safetensors"}
 # Stands low because it needs nothing of ours, but computes on tensors.
 TORCH_LEAVES = {"hashing"}
@@ -96,7 +98,7 @@ def imported_names(
 def resolve(name: str, package: str, modules: dict[str, Path]) -> str | None:
     """Name the module of ours that an imported dotted name leads to, or None for other packages."""
     parts = name.split(".")
-    if parts[0] != package:
+    if parts[0] != package or name in CONSTANTS:
         return None
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[1 : length + 1])
@@ -196,6 +198,7 @@ def test_an_upward_import_is_found(tmp_path: Path, module: str, text: str, line:
     ("module", "text"),
     [
         ("plan", "from sslgraph.errors import Problem\n"),
+        ("plan", "from sslgraph import __version__\n"),
         ("checks/wires", "from . import settings\nfrom ..ports import In\n"),
         ("cli", "def f() -> None:\n    from sslgraph.nodes import base\n"),
     ],
