@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sslgraph.checking import check
-    from sslgraph.drawing import draw
+    from sslgraph.drawn import draw
     from sslgraph.errors import GraphError, Problem, Span
     from sslgraph.loading import load, read
     from sslgraph.method import Method
@@ -52,7 +52,7 @@ _HOMES = {
     "Span": "sslgraph.errors",
     "check": "sslgraph.checking",
     "compile": "sslgraph.method:compile_graph",
-    "draw": "sslgraph.drawing",
+    "draw": "sslgraph.drawn",
     "load": "sslgraph.loading",
     "node": "sslgraph.nodes.base:make_node",
     "read": "sslgraph.loading",

@@ -1,0 +1,72 @@
+"""Where gradients pass, from what the plan declares; with parameter counts it is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from sslgraph.checks.wires import DATA, Wire
+from sslgraph.plan import Plan, Step
+
+Passage = Literal["data", "passes", "stopped"]
+
+_DATA_KINDS = {"image", "text", "label", "index", "mask"}
+
+
+class Gradient:
+    """The ways of gradients through a plan.
+
+    Args:
+        plan: The plan.
+        parameters: Number of parameters of each node; None where they are not known. A node then
+            counts as learning unless it draws, is a loss, has a state, stops gradients or makes
+            nothing but data.
+    """
+
+    def __init__(self, plan: Plan, parameters: Mapping[str, int] | None) -> None:
+        self._parameters = parameters
+        self._learnt: set[str] = set()  # what a network had a hand in
+        self._sends: set[str] = set()  # outputs that require a gradient
+        for step in plan.steps:
+            self._forward(step)
+        self._receives = {node for node, _ in plan.losses.values()}
+        for step in reversed(plan.steps):
+            if step.name in self._receives and not step.declaration.stops_gradient:
+                self._receives |= _sources(step) & self._sends
+
+    def passage(self, step: Step, wire: Wire) -> Passage:
+        """What a wire into `step` lets back: a gradient, none, or none as it only carries data."""
+        source = wire.source[0]
+        if source not in self._learnt:
+            return "data"
+        open_ = step.name in self._receives and not step.declaration.stops_gradient
+        return "passes" if open_ and source in self._sends else "stopped"
+
+    def may_learn(self, step: Step) -> bool:
+        """Whether a node works with parameters, as far as that is known."""
+        declaration = step.declaration
+        if step.spec.of and not (declaration.writes or declaration.stops_gradient):
+            return True  # it runs on the parameters of others
+        if self._parameters is not None:
+            return self._parameters.get(step.name, 0) > 0
+        makes = {kind for port in declaration.outputs.values() for kind in port.kind.allowed}
+        fixed = declaration.draws or declaration.is_loss or declaration.stops_gradient
+        return not (fixed or declaration.writes) and not makes <= _DATA_KINDS
+
+    def is_still(self, step: Step) -> bool:
+        """Whether it works on what a network made, and no gradient passes it."""
+        return step.name in self._learnt and step.name not in self._receives
+
+    def _forward(self, step: Step) -> None:
+        sources, declaration = _sources(step), step.declaration
+        learns = self.may_learn(step)
+        if learns or declaration.writes or sources & self._learnt:
+            self._learnt.add(step.name)
+        trains = learns and step.trained
+        if not declaration.stops_gradient and (trains or sources & self._sends):
+            self._sends.add(step.name)
+
+
+def _sources(step: Step) -> set[str]:
+    """The nodes that `forward` of a step reads."""
+    return {w.source[0] for wires in step.wires("read").values() for w in wires} - {DATA}

@@ -1,0 +1,88 @@
+"""How roles and lines look, for every format, and the words of the legend.
+
+Colours are Okabe and Ito's, which people with any colour vision tell apart; a border or a dash says
+the same again. Boxes and page are light, so a picture reads the same on a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sslgraph.drawing.picture import Line, Picture, Role
+
+TEXT = "#1f2328"
+SOFT = "#57606a"
+PAGE = "#ffffff"
+REGION = "#f4f4f6"
+REGION_BORDER = "#d0d7de"
+REGION_TITLE = "no gradient"
+STOPS = "stops the gradient"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A box: its fill, its border, what the legend says of it."""
+
+    fill: str
+    border: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """An arrow: colour, `solid`, `dashed` or `dotted`, width in points, words of the legend."""
+
+    color: str
+    style: str
+    width: float
+    says: str
+
+
+LOOKS: Mapping[Role, Look] = {
+    "data": Look("#f0f0f0", "#8c8c8c", "data"),
+    "random": Look("#fdf1dc", "#e69f00", "random draws"),
+    "network": Look("#e3f0fa", "#0072b2", "network"),
+    "plain": Look("#ffffff", "#6e7781", "no parameters"),
+    "copy": Look("#f8ebf3", "#b0608f", "slow copy"),
+    "memory": Look("#e0f3ec", "#009e73", "memory"),
+    "loss": Look("#fce4d6", "#d55e00", "loss"),
+    "output": Look("#ffffff", "#8c8c8c", "output"),
+}
+
+STROKES: Mapping[Line, Stroke] = {
+    "data": Stroke("#8c8c8c", "solid", 1.0, "data"),
+    "gradient": Stroke("#0072b2", "solid", 1.6, "gradients flow back"),
+    "stopped": Stroke("#57606a", "dashed", 1.3, "no gradient"),
+    "write": Stroke("#009e73", "dotted", 1.8, "written after each batch"),
+    "weights": Stroke("#b0608f", "dotted", 1.3, "gives its weights"),
+    "output": Stroke("#8c8c8c", "solid", 1.0, "output"),
+}
+
+_IN_LEGEND: tuple[Role, ...] = ("random", "network", "plain", "copy", "memory", "loss")
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What occurs in a picture and is not plain by itself."""
+
+    roles: tuple[Role, ...]
+    lines: tuple[Line, ...]
+    stops: bool
+
+
+def legend(picture: Picture) -> Legend:
+    """The legend of a picture: only what occurs in it."""
+    roles = {box.role for box in picture.boxes}
+    lines = {arrow.line for arrow in picture.arrows}
+    return Legend(
+        roles=tuple(role for role in _IN_LEGEND if role in roles),
+        lines=tuple(_lines(lines)),
+        stops=any(box.stops and box.role != "copy" for box in picture.boxes),
+    )
+
+
+def _lines(used: set[Line]) -> Iterator[Line]:
+    for line in STROKES:
+        if line in used and line not in ("data", "output"):
+            yield line
