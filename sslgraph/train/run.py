@@ -1,0 +1,174 @@
+"""From a graph and images to a run folder: the whole of a run, new or resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sslgraph.data.source import Source
+from sslgraph.files import WriteError, write_text
+from sslgraph.loading import load
+from sslgraph.method import compile_graph
+from sslgraph.spec import Graph
+from sslgraph.train import checkpoint
+from sslgraph.train.failures import RunError
+from sslgraph.train.metrics import cut_after
+from sslgraph.train.progress import Reporter
+from sslgraph.train.rates import Horizon
+from sslgraph.train.report import Result
+from sslgraph.train.run_folder import RunFolder, environment
+from sslgraph.train.session import Draw, Session, pick_device
+
+
+def train(
+    graph: Graph,
+    source: Source,
+    *,
+    test_source: Source | None = None,
+    out: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    workers: int = 0,
+    draw: Draw | None = None,
+    target: str = "",
+    notes: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Train a graph on images and leave a run folder.
+
+    Args:
+        graph: The graph, as `sslgraph.load` gives it.
+        source: Training images; labels serve kNN only.
+        test_source: Images of the same classes that training never sees.
+        out: The run folder, new or empty; `runs/<name>-001` and so on if None.
+        steps: Length that replaces the one of the graph.
+        seed: Of first weights, order of images and every draw.
+        device: Such as `cuda`; a GPU if there is one, else the CPU.
+        workers: Processes that read images ahead.
+        draw: Draws the graph into a file.
+        target: What the user calls the method, for the commands to try next; its name if empty.
+        notes: Kept in `run.json` for `resume`: how to make the source again.
+        console: Where progress is shown.
+
+    Raises:
+        GraphError: The graph can't be compiled.
+        RunError: The run can't start or go on; says what to do.
+        DataError: The data can't be used.
+    """
+    reporter = Reporter(console)
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "samples": len(source),
+        "workers": workers,
+        "device": device,
+        "target": target or graph.name,
+        "notes": dict(notes or {}),
+        "graph": graph_hash(graph.document.text),
+    }
+    method = compile_graph(graph, seed=seed)
+    horizon = _horizon(graph, len(source), steps)
+    try:
+        folder = RunFolder.at(out) if out is not None else RunFolder.create(graph.name)
+        write_text(folder.graph, graph.document.text)
+        folder.write_json(folder.settings, settings)
+        folder.write_json(folder.environment, environment(pick_device(device)))
+    except WriteError as error:
+        raise RunError(f"{error}; choose another folder with --out DIR") from error
+    session = Session(method, horizon, folder, source, test_source, settings, reporter)
+    session.prepare(draw)
+    return session.go(None)
+
+
+def resume(
+    path: Path,
+    source: Source,
+    *,
+    test_source: Source | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Go on with a run that was stopped; on the same machine it ends as if it never had been.
+
+    Args:
+        path: The run folder.
+        source: The same images as before; `run_settings(path)["notes"]` says how they were made.
+        test_source: The same test images.
+        console: Where progress is shown.
+
+    Raises:
+        RunError: The folder is no run, is in use, or its graph or data have changed.
+    """
+    reporter = Reporter(console)
+    folder = RunFolder.open(path)
+    settings = run_settings(path)
+    busy = folder.running_process()
+    if busy is not None:
+        raise RunError(f"{path} is being trained by process {busy}: stop that one first")
+    graph = load(folder.graph)
+    _require_same(settings, graph, source, folder)
+    found = checkpoint.latest(folder.checkpoints, reporter.warn)
+    method = compile_graph(graph, seed=settings["seed"])
+    horizon = _horizon(graph, len(source), settings["steps"])
+    session = Session(method, horizon, folder, source, test_source, settings, reporter)
+    try:
+        cut_after(folder.metrics, found.step if found else 0)
+    except ValueError as error:
+        raise RunError(f"{error}: move {folder.metrics} away to go on without it") from error
+    if found is None:
+        reporter.line("no checkpoint so far: starting at step 0")
+        session.prepare(None)
+    else:
+        reporter.line(f"resume  {path} at step {found.step} of {horizon.total_steps}")
+    return session.go(found)
+
+
+def run_settings(path: Path) -> dict[str, Any]:
+    """What `run.json` of a run folder says: seed, data, device, length, `notes`.
+
+    Raises:
+        RunError: It is no run folder, or the file is damaged.
+    """
+    folder = RunFolder.open(path)
+    settings = folder.read_json(folder.settings)
+    missing = {"seed", "steps", "samples", "workers", "device", "target", "graph"} - set(settings)
+    if missing:
+        raise RunError(f"{folder.settings} has no '{min(missing)}'")
+    return settings
+
+
+def graph_hash(text: str) -> str:
+    """SHA-256 of a graph's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _horizon(graph: Graph, samples: int, steps: int | None) -> Horizon:
+    spec = graph.train
+    if spec.batch_size % spec.accumulate:
+        raise RunError(
+            f"a batch of {spec.batch_size} can't be split into {spec.accumulate} equal parts: "
+            "change train.batch_size or train.accumulate"
+        )
+    try:
+        return Horizon.of(spec, samples, steps)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def _require_same(
+    settings: Mapping[str, Any], graph: Graph, source: Source, folder: RunFolder
+) -> None:
+    if graph_hash(graph.document.text) != settings["graph"]:
+        raise RunError(
+            f"{folder.graph} was changed since this run began, so it can't go on: undo the change, "
+            f"or start a new run of it: sslgraph run {folder.graph}"
+        )
+    if len(source) != settings["samples"]:
+        raise RunError(
+            f"{folder} was trained on {settings['samples']} images and the data has {len(source)} "
+            "now: give it the same images, or start a new run"
+        )
