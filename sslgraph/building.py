@@ -211,7 +211,7 @@ class _Builder:
     def _use(self, path: Path, node: Mapping[str, object]) -> str:
         use = node.get("use")
         if isinstance(use, str):
-            return use
+            return "" if is_unresolved(use) else use
         if use is not None:
             self._wrong((*path, "use"), "text", use)
         elif isinstance(self._data["nodes"][path[1]], dict):

@@ -239,8 +239,9 @@ class NodeSpec:
 
     Args:
         name: Its key under `nodes`.
-        use: Name of the node type.
-        inputs: References by port; the port `""` is the bare form without a name.
+        use: Name of the node type; empty where that is missing, which was reported.
+        inputs: References by port; the port `""` is the bare form without a name. No references
+            where one of them is malformed, which was reported.
         settings: Every other key, variables replaced.
         train: Its own training settings, None if it has none.
         weights: Where its first weights come from.
