@@ -2,7 +2,7 @@
 
 from sslgraph.data.clutter import RUNGS, Clutter
 from sslgraph.data.digits import EmbeddedDigits
-from sslgraph.data.folder import FolderSummary, ImageFolder, canvas_for
+from sslgraph.data.folder import FolderSummary, ImageFolder
 from sslgraph.data.loader import Batch, Loader, in_order
 from sslgraph.data.sheet import contact_sheet, save_sheet
 from sslgraph.data.source import BadFile, DataError, Source
@@ -18,7 +18,6 @@ __all__ = [
     "ImageFolder",
     "Loader",
     "Source",
-    "canvas_for",
     "contact_sheet",
     "in_order",
     "save_sheet",

@@ -18,11 +18,6 @@ _FIRST = 1000
 _BAD_OF_FIRST = 10
 
 
-def canvas_for(crop: int) -> int:
-    """The canvas that leaves a crop of the given side room: 8/7 of it, as 256 is to 224."""
-    return (crop * 8 + 6) // 7
-
-
 @dataclass(frozen=True)
 class FolderSummary:
     """What a folder holds and what will be made of it; `str` gives the lines for people.
@@ -98,7 +93,7 @@ class ImageFolder:
 
     Args:
         root: The folder.
-        canvas: Side of the square; `canvas_for` gives the usual one for a crop.
+        canvas: Side of the square; 8/7 of the largest crop is usual, as 256 is to 224.
         channels: 3 converts every image to RGB, 1 to gray; 2 and 4 take only images that have so
             many (gray with alpha; RGBA or CMYK as they are), others count as unreadable.
         on_bad: Called with each unreadable file, once, in the process that found it.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslgraph.data import BadFile, DataError, ImageFolder, Source, canvas_for
+from sslgraph.data import BadFile, DataError, ImageFolder, Source
 from sslgraph.data.scan import natural, walk
 
 
@@ -236,7 +236,3 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path, canvas=8)
     assert folder.uri(0) == "\\xff.png"
     assert folder.images([0]).dtype == torch.uint8
-
-
-def test_canvas_for_a_crop() -> None:
-    assert [canvas_for(crop) for crop in (224, 96, 32, 28)] == [256, 110, 37, 32]
