@@ -1,0 +1,196 @@
+"""`sslgraph run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from sslgraph.cli.failures import fail
+from sslgraph.cli.options import METHOD, changes, checked, examples, own_nodes, read_graph, register
+from sslgraph.cli.output import console, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sslgraph.data.source import Source
+    from sslgraph.spec import Graph
+    from sslgraph.train.report import Result
+
+_DIGIT_CHANNELS = 3
+_MOST_WORKERS = 8
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(
+    epilog=examples(
+        "sslgraph run simclr --preset tiny",
+        "sslgraph run mine.yaml --data ~/photos --steps 2000",
+        "sslgraph run --resume runs/mine-001",
+    )
+)
+@click.argument("source", type=METHOD, metavar="METHOD", required=False)
+@click.option("--data", metavar="DIR", type=Path, help="Folder of images, in any layout.")
+@changes
+@click.option("--out", metavar="DIR", type=_FOLDER, help="Run folder; runs/NAME-001 and so on.")
+@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Length of the run.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Processes that read images ahead; as many as suit the data if left out.",
+)
+@click.option("--device", metavar="NAME", help="Such as cpu or cuda:1; a GPU if there is one.")
+@own_nodes
+@click.option("--resume", metavar="RUN_DIR", type=_FOLDER, help="Go on with a stopped run.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    source: str | None,
+    data: Path | None,
+    preset: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    steps: int | None,
+    seed: int,
+    workers: int | None,
+    device: str | None,
+    node_files: Sequence[str],
+    resume: Path | None,
+) -> None:
+    """Train a method on images, and leave a run folder.
+
+    Without --data it trains on images of digits that come with sslgraph. The method is checked
+    first: with a mistake in it, nothing is run or written. Exits with 3 if the loss is not finite,
+    with 75 if it was stopped and saved.
+    """
+    if resume is not None:
+        _only_resume(ctx)
+        ctx.exit(_guarded(ctx, lambda console: _resumed(resume, console)))
+    if source is None:
+        raise click.UsageError("give a METHOD, or --resume RUN_DIR", ctx)
+    graph = read_graph(source, preset, settings)
+    register(node_files)
+    plan = checked(graph, sizes=False).plan
+    assert plan is not None  # the graph has no errors
+    notes = {
+        "data": str(data.expanduser().resolve()) if data else None,
+        "canvas": plan.canvas(),
+        "channels": graph.data.batch.channels,
+        "nodes": [str(Path(path).resolve()) for path in node_files],
+    }
+
+    def work(console: Console) -> Result:
+        from sslgraph.train.run import train
+
+        images, tests = _images(notes, console)
+        return train(
+            graph,
+            images,
+            test_source=tests,
+            out=out,
+            steps=steps,
+            seed=seed,
+            device=device,
+            workers=_workers(data) if workers is None else workers,
+            draw=_drawer(console),
+            target=source if preset is None else f"{source} --preset {preset}",
+            notes=notes,
+            console=console,
+        )
+
+    ctx.exit(_guarded(ctx, work))
+
+
+def _only_resume(ctx: click.Context) -> None:
+    """A resumed run takes everything from its folder.
+
+    Raises:
+        UsageError: Something else was given beside `--resume`.
+    """
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name != "resume":
+            called = parameter.opts[-1] if isinstance(parameter, click.Option) else "METHOD"
+            raise click.UsageError(
+                f"{called} has no place beside --resume: a run goes on as it began", ctx
+            )
+
+
+def _resumed(path: Path, console: Console) -> Result:
+    from sslgraph.train.run import resume, run_settings
+
+    notes = run_settings(path).get("notes", {})
+    register(notes.get("nodes", ()))
+    images, tests = _images(notes, console)
+    return resume(path, images, test_source=tests, console=console)
+
+
+def _guarded(ctx: click.Context, work: Callable[[Console], Result]) -> int:
+    """Train and give the exit code; what data and training say of themselves is one line."""
+    from sslgraph.data.source import DataError
+    from sslgraph.train.failures import RunError
+
+    try:
+        return work(console()).exit_code
+    except RunError as failure:
+        fail(ctx, str(failure), failure.exit_code)
+    except DataError as failure:
+        fail(ctx, str(failure))
+
+
+def _images(notes: Mapping[str, Any], out: Console) -> tuple[Source, Source | None]:
+    """Images to train on, and to test on where there are some; says what they are.
+
+    Raises:
+        DataError: There are none, or they do not suit the method.
+    """
+    from sslgraph.data.digits import EmbeddedDigits
+    from sslgraph.data.folder import ImageFolder
+    from sslgraph.data.source import DataError
+
+    canvas, channels = notes["canvas"], notes["channels"]
+    if notes["data"] is not None:
+        folder = ImageFolder(notes["data"], canvas=canvas, channels=channels)
+        _tell("data", str(folder.summary()), out)
+        return folder, None
+    if channels != _DIGIT_CHANNELS:
+        raise DataError(
+            f"the embedded digits have {_DIGIT_CHANNELS} channels, and the method asks for "
+            f"{channels} (data.batch.channels): give images of your own by --data DIR"
+        )
+    images = EmbeddedDigits("train", canvas=canvas)
+    tests = EmbeddedDigits("test", canvas=canvas)
+    _tell("data", f"no --data was given, so these come with sslgraph:\n{images}\n{tests}", out)
+    return images, tests
+
+
+def _tell(label: str, text: str, out: Console) -> None:
+    for number, line in enumerate(printable(text).splitlines()):
+        out.print(f"{'' if number else label:8}{line}", soft_wrap=True)
+
+
+def _workers(data: Path | None) -> int:
+    """Embedded images are kept in memory; files are read beside the training."""
+    return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1)) if data else 0
+
+
+def _drawer(out: Console) -> Callable[[Graph, Path], None]:
+    """Draw a graph; a picture that can't be made is no reason to stop."""
+
+    def draw_or_warn(graph: Graph, path: Path) -> None:
+        from sslgraph.drawing import DrawingError
+        from sslgraph.drawn import draw
+
+        try:
+            draw(graph, path)
+        except DrawingError as failure:
+            _tell("", f"warning: no picture of the graph: {failure}", out)
+
+    return draw_or_warn

@@ -1,0 +1,1 @@
+"""Pages about node types and methods, as data: what `sslgraph describe` prints."""
