@@ -117,8 +117,9 @@ def quality_lines(result: Result, *, unseen: bool, tests: int) -> list[str]:
 
 
 def _commands(target: str, result: Result) -> Sequence[str]:
+    method = target.split(" --")[0]
     return (
         f"sslgraph run {target} --steps {4 * result.total_steps}   longer",
         f"sslgraph run {target} --data DIR   on a folder of images of your own",
-        f"sslgraph new my_method --from {target}   copy it and change a wire",
+        f"sslgraph new my_method --from {method}   copy it and change a wire",
     )

@@ -71,13 +71,14 @@ def train(
         "notes": dict(notes or {}),
         "graph": graph_hash(graph.document.text),
     }
-    method = compile_graph(graph, seed=seed)
     horizon = _horizon(graph, len(source), steps)
+    facts = environment(pick_device(device))
+    method = compile_graph(graph, seed=seed)
     try:
         folder = RunFolder.at(out) if out is not None else RunFolder.create(graph.name)
         write_text(folder.graph, graph.document.text)
         folder.write_json(folder.settings, settings)
-        folder.write_json(folder.environment, environment(pick_device(device)))
+        folder.write_json(folder.environment, facts)
     except WriteError as error:
         raise RunError(f"{error}; choose another folder with --out DIR") from error
     session = Session(method, horizon, folder, source, test_source, settings, reporter)
