@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from sslgraph.drawing.picture import Arrow, Box, Picture, Role
-from sslgraph.drawing.style import LOOKS, REGION, REGION_BORDER, REGION_TITLE, STROKES, TEXT
+from sslgraph.drawing.style import LOOKS, REGION_TITLE, SOFT, STROKES, TEXT
 
 _SHAPES: Mapping[Role, tuple[str, str]] = {
     "data": ("[/", "/]"),
@@ -14,13 +14,14 @@ _SHAPES: Mapping[Role, tuple[str, str]] = {
     "memory": ("[(", ")]"),
     "output": ("([", "])"),
 }
+_CONFIG = ("config:", "  flowchart:", "    wrappingWidth: 400")
 _ARROWS = {"solid": "-->", "dashed": "-.->", "dotted": "-.->"}
 
 
 def mermaid(picture: Picture) -> str:
     """The Mermaid source of a flow chart; equal pictures give equal text."""
     ids = {box.id: f"n{place}" for place, box in enumerate(picture.boxes)}
-    lines = ["---", f"title: {_title(picture.title)}", "---", "flowchart TB"]
+    lines = ["---", f"title: {_title(picture.title)}", *_CONFIG, "---", "flowchart TB"]
     lines += _boxes(picture, ids)
     lines += [f"  {_arrow(arrow, ids)}" for arrow in picture.arrows]
     lines += _styles(picture, ids)
@@ -71,7 +72,7 @@ def _styles(picture: Picture, ids: Mapping[str, str]) -> Iterator[str]:
         yield "  classDef stops stroke-dasharray:4 3"
         yield f"  class {','.join(stopping)} stops"
     for place in range(len(picture.regions)):
-        yield f"  style r{place} fill:{REGION},stroke:{REGION_BORDER},color:{TEXT}"
+        yield f"  style r{place} fill:none,stroke:{SOFT}"  # the page may be dark
     for line, stroke in STROKES.items():
         places = [str(i) for i, arrow in enumerate(picture.arrows) if arrow.line == line]
         if places:

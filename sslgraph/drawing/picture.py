@@ -59,7 +59,8 @@ class Arrow:
         line: What passes.
         input: Which of the head's `inputs` it ends at, if they are told apart.
         port: Output and views that are taken, where it is not all of the main output.
-        text: Kind, and the shape or the number of views.
+        kind: What its numbers mean; empty where another arrow from the same port says it.
+        size: The shape, else the number of views where there are several.
         back: Whether it runs against the order of the plan.
     """
 
@@ -68,14 +69,17 @@ class Arrow:
     line: Line
     input: str = ""
     port: str = ""
-    text: str = ""
+    kind: str = ""
+    size: str = ""
     back: bool = False
 
     @property
     def words(self) -> tuple[str, str]:
-        """Port and text as they are shown: a port that is called as its kind is named once."""
-        kind, _, rest = self.text.partition(" ")
-        return self.port, rest if kind == self.port else self.text
+        """Port, then kind and size, as they are shown: a port called as its kind is named once."""
+        if not self.kind or self.kind == self.port:
+            return self.port, self.size
+        gap = "" if not self.size else " " if self.size.startswith("[") else ", "
+        return self.port, f"{self.kind}{gap}{self.size}"
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,7 @@ class _Builder:
     def _arrow(self, step: Step, port: str, wire: Wire) -> Arrow:
         node, _ = wire.source
         line = _LINES[self._gradient.passage(step, wire)]
+        kind, size = self._carried(wire)
         told_apart = len({name for name, _ in _drawn(step)}) > 1
         return Arrow(
             tail=".".join(wire.source) if node == DATA else node,
@@ -186,7 +191,8 @@ class _Builder:
             line="write" if step.declaration.inputs[port].at == "write" else line,
             input=port if told_apart else "",
             port=self._taken(wire),
-            text=self._carried(wire),
+            kind=kind,
+            size=size,
             back=self._place.get(node, -1) >= self._place[step.name],
         )
 
@@ -203,8 +209,8 @@ class _Builder:
         for place, wire in enumerate(self._plan.outputs.values()):
             node, _ = wire.source
             tail, port = ".".join(wire.source) if node == DATA else node, self._taken(wire)
-            text = "" if (tail, port) in labelled else self._carried(wire)
-            yield Arrow(tail, f"outputs.{place}", "output", port=port, text=text)
+            kind, size = ("", "") if (tail, port) in labelled else self._carried(wire)
+            yield Arrow(tail, f"outputs.{place}", "output", port=port, kind=kind, size=size)
             labelled.add((tail, port))
 
     def _taken(self, wire: Wire) -> str:
@@ -220,7 +226,8 @@ class _Builder:
             return views
         return short(port) + views
 
-    def _carried(self, wire: Wire) -> str:
+    def _carried(self, wire: Wire) -> tuple[str, str]:
+        """Kind and size of what passes a wire."""
         node, port = wire.source
         kind = BATCH[port][0] if node == DATA else self._plan.kinds.get(wire.source, "")
         shape = self._shapes.get(wire.source)
@@ -228,9 +235,9 @@ class _Builder:
         if shape is not None:
             if shape and wire.reference.sliced:
                 shape = (str(len(range(int(shape[0]))[start:stop])), *shape[1:])
-            return f"{kind} [{' '.join(shape)}]"
+            return kind, f"[{' '.join(shape)}]"
         views = len(wire.views_of(self._plan.identities.get(wire.source, ())))
-        return f"{kind}, {views} views" if views > 1 else kind
+        return kind, f"{views} views" if views > 1 else ""
 
     def _regions(self) -> Iterator[tuple[str, ...]]:
         """Groups of wired nodes, two or more, through which no gradient passes."""

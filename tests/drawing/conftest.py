@@ -120,3 +120,8 @@ def plan_of() -> Planner:
 @pytest.fixture
 def plan(plan_of: Planner) -> Plan:
     return plan_of()
+
+
+def changed(name: str, **keys: Any) -> dict[str, Any]:
+    """A node of the toy graph with other keys."""
+    return {name: {**GRAPH["nodes"][name], **keys}}
