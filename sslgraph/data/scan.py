@@ -79,9 +79,8 @@ def walk(root: Path) -> Listing:
     """
     check_folder(root)
     listing = Listing()
-    for path in _files(root, listing):
-        name = path.relative_to(root).as_posix()
-        suffix = path.suffix.lower()
+    for name in _names(root, listing):
+        suffix = os.path.splitext(name)[1].lower()
         if suffix in SUFFIXES:
             listing.files.append(name)
         else:
@@ -133,24 +132,26 @@ def class_folders(files: list[str]) -> list[str]:
     return sorted(firsts, key=natural) if len(firsts) > 1 else []
 
 
-def _files(root: Path, listing: Listing) -> Iterator[Path]:
+def _names(root: Path, listing: Listing) -> Iterator[str]:
+    """Names of all files below the root, relative to it."""
     entered: set[tuple[int, int]] = set()
-    waiting = [root]
+    waiting = [""]
     while waiting:
         folder = waiting.pop()
         try:
-            state = folder.stat()
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: natural(entry.name))
+            state = os.stat(root / folder)
+            with os.scandir(root / folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
         except OSError:
-            listing.closed.append(folder.relative_to(root).as_posix())
+            listing.closed.append(folder)
             continue
         if (state.st_dev, state.st_ino) in entered:
             continue
         entered.add((state.st_dev, state.st_ino))
         visible = [entry for entry in found if not entry.name.startswith(".")]
-        yield from (folder / entry.name for entry in visible if _is(entry, folder=False))
-        waiting += [folder / entry.name for entry in reversed(visible) if _is(entry, folder=True)]
+        prefix = f"{folder}/" if folder else ""
+        yield from (prefix + entry.name for entry in visible if _is(entry, folder=False))
+        waiting += [prefix + entry.name for entry in reversed(visible) if _is(entry, folder=True)]
 
 
 def _is(entry: os.DirEntry[str], *, folder: bool) -> bool:

@@ -146,8 +146,25 @@ def test_large_jpeg_and_a_single_pixel(tmp_path: Path) -> None:
     assert pixel[:, 4, 4].tolist() == [9, 8, 7]
 
 
-def test_damaged_metadata_does_not_cost_the_image(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+def test_jpeg_keeps_the_detail_that_the_canvas_can_show(tmp_path: Path) -> None:
+    stripes = np.zeros((128, 128), np.uint8)
+    stripes[:, np.arange(128) % 16 < 8] = 255
+    Image.fromarray(stripes).save(tmp_path / "x.jpg", quality=95)
+    pixels = read(tmp_path / "x.jpg", canvas=64, channels=1)[0, 32].float()
+    assert (pixels[torch.arange(64) % 8 == 2] > 240).all()
+    assert (pixels[torch.arange(64) % 8 == 6] < 15).all()
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        # A directory with one entry: the orientation, as the text "A".
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02A\0\0\0\0\0\0\0",
+    ],
+)
+def test_damaged_metadata_does_not_cost_the_image(tmp_path: Path, exif: bytes) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "x.jpg", exif=exif)
     assert read(tmp_path / "x.jpg", canvas=4, channels=3).shape == (3, 4, 4)
 
 
