@@ -46,6 +46,12 @@ class Nodes(nn.Module):
         super().__init__()
         self._modules.update(modules)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # a node may be called so, which torch would refuse to set
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def __getitem__(self, name: str) -> Node:
         node = self._modules.get(name)
         if node is None:

@@ -362,7 +362,7 @@ def _views_exist(wiring: Wiring, wire: Wire, problems: list[Problem]) -> Identit
     if known is None:
         return None
     taken = wire.views_of(known)
-    if not taken or (wire.reference.stop or 0) > len(known):
+    if wire.reference.sliced and (not taken or (wire.reference.stop or 0) > len(known)):
         node = f"{wire.source[0]}.{wire.source[1]}"
         there = "one view, 0" if len(known) == 1 else f"{len(known)} views, 0 to {len(known) - 1}"
         problems.append(

@@ -155,14 +155,15 @@ class Node(nn.Module):
         """For each output the crops that its views came from.
 
         Outputs keep the identities of the input with most views; an output whose first axis is a setting
-        makes that many new ones.
+        or a number makes that many new ones, and one of a node without views has the node's name.
         """
-        longest = max(inputs.values(), key=len, default=())
+        longest = max(inputs.values(), key=len, default=()) or (name,)
         made = {}
         for output, port in cls.declaration.outputs.items():
             first = port.on_the_wire()[0] if port.axes else ""
-            if first[:1].islower():
-                made[output] = tuple(f"{name}.{i}" for i in range(getattr(config, first)))
+            if first[:1].islower() or first.isdigit():
+                count = int(first) if first.isdigit() else getattr(config, first)
+                made[output] = tuple(f"{name}.{i}" for i in range(count))
             else:
                 made[output] = longest if port.axes else ()
         return made
