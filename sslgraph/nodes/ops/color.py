@@ -63,7 +63,7 @@ class Jitter(
         return 3 if self.value[2] > 0 or self.value[3] > 0 else None
 
     def sample(self, draws: Draws, image: tuple[int, int, int], size: int) -> Params:
-        """`order`: B x 4, which one comes first, second, ...; and B factors of each."""
+        """`order`: B x 4, which one comes first, second, ...; and B factors of each by its name."""
         params = {"order": draws.permutation("order", len(JITTER))}
         for (name, _), strength in zip(JITTER, self.value, strict=True):
             if name == "hue":

@@ -67,7 +67,8 @@ def draw_boxes(
 ) -> Tensor:
     """B x 4 int64 boxes (top, left, height, width) of Inception's crop.
 
-    Computed in float64, where a last-bit difference between devices can't change a whole pixel but
+    Draws `area` and `ratio`, rows of `tries` numbers, then `top` and `left` for the box that was
+    taken. Computed in float64, where a last-bit difference between devices changes a whole pixel
     with a chance of about 1e-13.
     """
     height, width = image

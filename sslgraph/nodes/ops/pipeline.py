@@ -59,7 +59,8 @@ def sample_ops(
     """Every parameter of a view; draws, and touches no pixel.
 
     Names of draws begin with the operation and its place among those of its kind (`blur/0/sigma`),
-    so taking an operation out of a list changes none of the draws of the others.
+    so taking an operation out of a list changes none of the draws of the others. Whether a sample
+    is hit is the draw `hit`, made where the chance is below one.
 
     Args:
         ops: The list.
