@@ -87,13 +87,23 @@ def backbone_of(method: Method, name: str, reference: str) -> tuple[nn.Module, d
         ExportError: The node holds none.
     """
     node: Any = method.nodes[name]
-    model = getattr(node, "model", None)
+    model: Any = getattr(node, "model", None)
     arguments = getattr(node, "model_args", None)
     architecture = getattr(node.config, "arch", None)
     if not isinstance(model, nn.Module) or arguments is None or architecture is None:
         use = method.plan.step(name).declaration.use
         raise ExportError(f"{reference} comes from a node of type {use}, which holds no timm model")
-    return model, dict(arguments), str(architecture)
+    arguments = {key: _plain(value) for key, value in arguments.items()}
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if arguments.get("dynamic_img_size") and size is not None:
+        # timm takes another size than the architecture's own where a folder doesn't name one.
+        arguments.setdefault("img_size", _plain(size))
+    return model, arguments, str(architecture)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def timm_config(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 _SECONDS = 10.0
 _PARTS = 10
+_REFRESH = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Reporter:
         self.console = console or Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._last = (-_SECONDS, -1)
+        self._drawn = -_REFRESH
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line that stays."""
@@ -78,7 +80,9 @@ class Reporter:
         """
         text = f"train   {progress}"
         if self.console.is_terminal and not keep:
-            self._in_place(text)
+            if time.monotonic() - self._drawn >= _REFRESH or progress.step == progress.total:
+                self._in_place(text)
+                self._drawn = time.monotonic()
         elif keep or self._due(progress):
             self._last = (time.monotonic(), progress.step * _PARTS // progress.total)
             self.line(text)
