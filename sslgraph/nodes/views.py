@@ -11,7 +11,14 @@ from torch import Tensor
 from sslgraph.hashing import text_key
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.nodes.keyed import Draws
-from sslgraph.nodes.ops import OpSetting, apply_ops, evaluate_ops, wrong_channels, wrong_views
+from sslgraph.nodes.ops import (
+    OpSetting,
+    apply_ops,
+    evaluate_ops,
+    wrong_channels,
+    wrong_order,
+    wrong_views,
+)
 from sslgraph.ports import In, Out
 from sslgraph.schedules import fault
 
@@ -49,8 +56,14 @@ class Augment(Node, use="augment"):
 
         @field_validator("ops")
         @classmethod
-        def _one_value_a_view(cls, ops: list[OpSetting], info: ValidationInfo) -> list[OpSetting]:
+        def _sound(cls, ops: list[OpSetting], info: ValidationInfo) -> list[OpSetting]:
             views = info.data.get("views")
+            for place, name in wrong_order(ops):
+                raise fault(
+                    f"operation {place} ({name}) stands after normalize",
+                    expected="pixels between 0 and 1",
+                    help="put normalize last",
+                )
             for place, name, given in wrong_views(ops, views) if views else ():
                 raise fault(
                     f"'each' of operation {place} ({name}) has {given} values",
