@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
@@ -118,7 +119,8 @@ def _execute(path: Path, name: str) -> None:
         if not isinstance(failure, Exception):
             raise
         line = _line_in(path, failure)
-        raise NodeFileError(f"{path}{line}: {type(failure).__name__}: {failure}") from failure
+        text = failure.msg if isinstance(failure, SyntaxError) else failure
+        raise NodeFileError(f"{path}{line}: {type(failure).__name__}: {text}") from failure
 
 
 def _line_in(path: Path, failure: BaseException) -> str:
@@ -126,7 +128,7 @@ def _line_in(path: Path, failure: BaseException) -> str:
         return f":{failure.lineno}"
     traceback, line = failure.__traceback__, 0
     while traceback:
-        if traceback.tb_frame.f_code.co_filename == str(path):
+        if traceback.tb_frame.f_code.co_filename == os.path.abspath(path):
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return f":{line}" if line else ""

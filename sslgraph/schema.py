@@ -24,8 +24,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 _VARIABLE = {
-    "title": "variable",
-    "description": "$name takes the value from `vars`; null deletes what another file says",
+    "$comment": "$name takes the value from `vars`; null deletes what another file says",
     "anyOf": [{"type": "string", "pattern": r"^\$[A-Za-z_][A-Za-z0-9_]*$"}, {"type": "null"}],
 }
 _REFERENCE = {
@@ -53,11 +52,9 @@ _SHORT: Mapping[str, Schema] = {
 }
 
 
-class _Run(BaseModel):
-    """The parts of a file that are the same for every graph."""
+class _Minimize(BaseModel):
+    """An entry of `minimize`, for its schema."""
 
-    data: DataSpec
-    train: TrainSpec
     weight: Number
 
 
@@ -69,7 +66,7 @@ def json_schema(uses: Iterable[str] | None = None) -> Schema:
     """
     declared = [registry.find(use) for use in (registry.names() if uses is None else uses)]
     configs = dict.fromkeys(declaration.config for declaration in declared)
-    models: list[type[BaseModel]] = [_Run, NodeTrain, *configs]
+    models: list[type[BaseModel]] = [_Minimize, NodeTrain, TrainSpec, DataSpec, *configs]
     asked: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (model, "validation") for model in models
     ]
@@ -78,7 +75,7 @@ def json_schema(uses: Iterable[str] | None = None) -> Schema:
     own = {
         model: definitions.pop(place["$ref"].rpartition("/")[2])
         for (model, _), place in places.items()
-        if model is not NodeTrain
+        if model is _Minimize or model in configs
     }
     definitions |= {"variable": _VARIABLE, "reference": _REFERENCE}
     for declaration in declared:
@@ -86,7 +83,7 @@ def json_schema(uses: Iterable[str] | None = None) -> Schema:
     names = [declaration.use for declaration in declared]
     definitions["node"] = {"oneOf": [{"$ref": f"#/$defs/node.{name}"} for name in names]}
     definitions["change"] = {"anyOf": [{"$ref": f"#/$defs/change.{name}"} for name in names]}
-    top = _top(own[_Run]["properties"])
+    top = _top(own[_Minimize]["properties"]["weight"])
     return {"$schema": DIALECT, "title": "sslgraph method", **top, "$defs": definitions}
 
 
@@ -97,8 +94,8 @@ def _described(schema: Schema) -> Schema:
     return {"anyOf": [short, adapted]} if short else adapted
 
 
-def _top(run: Schema) -> Schema:
-    overlay = _overlay(run)
+def _top(weight: Schema) -> Schema:
+    overlay = _overlay(weight)
     preset = {"type": "object", "properties": overlay, "additionalProperties": False}
     changes = {"properties": {"nodes": _nodes("change")}}
     whole = {"required": ["nodes"], "properties": {"nodes": _nodes("node")}}
@@ -129,10 +126,10 @@ def _top(run: Schema) -> Schema:
     }
 
 
-def _overlay(run: Schema) -> Schema:
+def _overlay(weight: Schema) -> Schema:
     """What a file and a preset have in common."""
     return {
-        "data": {**run["data"], "description": "what the data gives"},
+        "data": {"$ref": "#/$defs/DataSpec", "description": "what the data gives"},
         "vars": {
             "type": "object",
             "description": "values by name, used as $name",
@@ -143,14 +140,14 @@ def _overlay(run: Schema) -> Schema:
             "type": "object",
             "description": "loss node -> its weight, a number or a schedule",
             "propertyNames": _NODE_NAME,
-            "additionalProperties": run["weight"],
+            "additionalProperties": weight,
         },
         "outputs": {
             "type": "object",
             "description": "what kNN, probes, export and pictures use",
             "additionalProperties": {"anyOf": _REFERENCES["anyOf"][::2]},
         },
-        "train": {**run["train"], "description": "the run"},
+        "train": {"$ref": "#/$defs/TrainSpec", "description": "the run"},
     }
 
 

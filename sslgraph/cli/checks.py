@@ -110,7 +110,7 @@ def _judge(
 
 def _print(verdict: Verdict) -> None:
     if verdict.problems:
-        print_problems(verdict.problems)
+        print_problems(verdict.problems, source=verdict.source)
         return
     from sslgraph.drawing.words import amount
 

@@ -107,8 +107,8 @@ def version_text() -> str:
 
 def _report_it() -> str:
     return (
-        f"This is a fault of the program, not of your input. Please report it with the text above "
-        f"and this line: {version_text()}, {platform.platform()}"
+        "Unless it comes from a node type of your own, this is a fault of sslgraph: please report "
+        f"it with the text above and this line: {version_text()}, {platform.platform()}"
     )
 
 

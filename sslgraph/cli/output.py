@@ -83,25 +83,29 @@ def _print_trimmed(what: RenderableType, on: Console) -> None:
         click.echo(re.sub(r" +((?:\x1b\[0m)?)$", r"\1", line), file=on.file, color=True)
 
 
-def print_problems(problems: Sequence[Problem], *, stderr: bool = False) -> None:
-    """Print a report and its last line, which counts."""
+def print_problems(problems: Sequence[Problem], *, source: str = "", stderr: bool = False) -> None:
+    """Print a report and its last line, which counts.
+
+    Args:
+        problems: In the order in which they are printed; nothing is printed for none.
+        source: What the user asked about; the files that the problems stand in if empty.
+        stderr: Whether it goes there.
+    """
     out = console(stderr=stderr)
     for problem in problems:
         out.print(coloured(problem), soft_wrap=True)
         out.print()
     if problems:
-        out.print(tally(problems), soft_wrap=True)
+        out.print(tally(problems, source), soft_wrap=True)
 
 
-def tally(problems: Sequence[Problem]) -> str:
+def tally(problems: Sequence[Problem], source: str = "") -> str:
     """`3 problems in my.yaml (2 errors, 1 warning)`."""
     wrong = len(errors_of(problems))
     counts = ((wrong, "error"), (len(problems) - wrong, "warning"))
     parts = [_counted(number, noun) for number, noun in counts if number]
-    files = list(dict.fromkeys(problem.span.file for problem in problems))
-    return printable(
-        f"{_counted(len(problems), 'problem')} in {', '.join(files)} ({', '.join(parts)})"
-    )
+    where = source or ", ".join(dict.fromkeys(problem.span.file for problem in problems))
+    return printable(f"{_counted(len(problems), 'problem')} in {where} ({', '.join(parts)})")
 
 
 def _counted(number: int, noun: str) -> str:
@@ -118,7 +122,6 @@ def coloured(problem: Problem) -> Text:
     text.stylize("bold", 0, text.plain.find("\n") if "\n" in text.plain else len(text.plain))
     text.stylize(f"bold {colour}", start, start + len(f"{problem.severity}[{problem.code}]"))
     text.highlight_regex(r"(?m)^ *\d* \|", "blue")
-    text.highlight_regex(r"(?m)^ *\| +(?P<caret>\^+.*)$", style_prefix="")
     for match in re.finditer(r"(?m)^ *\| +(\^.*)$", text.plain):
         text.stylize(f"bold {colour}", match.start(1), match.end(1))
     text.highlight_regex(r"(?m)^ *= (expected|got +|note|help):", "cyan")

@@ -58,10 +58,11 @@ def show(
         _print_code(checked(graph, sizes=False))
 
 
-def _finds(pattern: str, use: str, summary: str) -> bool:
+def _finds(pattern: str, row: Sequence[str]) -> bool:
+    """Whether a word is anywhere in the row, or a pattern fits its name."""
     if any(sign in pattern for sign in "*?["):
-        return fnmatchcase(use, pattern)
-    return pattern.lower() in f"{use}\n{summary}".lower()
+        return fnmatchcase(row[0], pattern)
+    return pattern.lower() in "\n".join(row).lower()
 
 
 def _print_plan(found: Report) -> None:
@@ -90,13 +91,14 @@ def _print_code(found: Report) -> None:
 def nodes(ctx: click.Context, pattern: str, node_files: Sequence[str]) -> None:
     """List node types, those that PATTERN finds if one is given.
 
-    PATTERN is a word in the name or the summary, or a name with * and ?.
+    PATTERN is a word in the name, family or summary, or a name with * and ?.
     """
-    from sslgraph.describe.nodes import summaries
+    from sslgraph.describe.nodes import entries
 
     register(node_files)
-    rows = [row for row in summaries().items() if _finds(pattern, *row)]
+    found = [(entry.use, entry.family, entry.summary) for entry in entries()]
+    rows = [row for row in found if _finds(pattern, row)]
     if not rows:
         near = did_you_mean(pattern, registry.names(), show="node types")
         fail(ctx, f"'{pattern}' finds no node type; {near}")
-    table(rows, on=console())
+    table(rows, ("type", "family", "summary"), on=console())

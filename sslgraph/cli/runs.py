@@ -17,9 +17,9 @@ from sslgraph.cli.output import console, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sslgraph.data.source import Source
+    from sslgraph.data import Source
     from sslgraph.spec import Graph
-    from sslgraph.train.report import Result
+    from sslgraph.train import Result
 
 _DIGIT_CHANNELS = 3
 _MOST_WORKERS = 8
@@ -86,7 +86,7 @@ def run(
     }
 
     def work(console: Console) -> Result:
-        from sslgraph.train.run import train
+        from sslgraph.train import train
 
         images, tests = _images(notes, console)
         return train(
@@ -124,7 +124,7 @@ def _only_resume(ctx: click.Context) -> None:
 
 
 def _resumed(path: Path, console: Console) -> Result:
-    from sslgraph.train.run import resume, run_settings
+    from sslgraph.train import resume, run_settings
 
     notes = run_settings(path).get("notes", {})
     register(notes.get("nodes", ()))
@@ -134,8 +134,8 @@ def _resumed(path: Path, console: Console) -> Result:
 
 def _guarded(ctx: click.Context, work: Callable[[Console], Result]) -> int:
     """Train and give the exit code; what data and training say of themselves is one line."""
-    from sslgraph.data.source import DataError
-    from sslgraph.train.failures import RunError
+    from sslgraph.data import DataError
+    from sslgraph.train import RunError
 
     try:
         return work(console()).exit_code
@@ -151,9 +151,7 @@ def _images(notes: Mapping[str, Any], out: Console) -> tuple[Source, Source | No
     Raises:
         DataError: There are none, or they do not suit the method.
     """
-    from sslgraph.data.digits import EmbeddedDigits
-    from sslgraph.data.folder import ImageFolder
-    from sslgraph.data.source import DataError
+    from sslgraph.data import DataError, EmbeddedDigits, ImageFolder
 
     canvas, channels = notes["canvas"], notes["channels"]
     if notes["data"] is not None:

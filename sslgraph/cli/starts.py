@@ -111,7 +111,7 @@ def _extension(name: str, source: str, graph: Graph) -> str:
         "# These are the values now. Uncomment what you change, with the keys above it.",
         "",
     ]
-    return "\n".join(lines) + "".join(f"# {line}\n" for line in places.splitlines())
+    return "\n".join(lines) + "\n" + "".join(f"# {line}\n" for line in places.splitlines())
 
 
 def _title(graph: Graph) -> str:

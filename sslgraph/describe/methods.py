@@ -38,6 +38,7 @@ def _node_line(found: Report, plan: Plan, step: Step) -> NodeLine:
     inputs = [
         f"{port}: {_listed([wire.reference.text for wire in wires])}"
         for port, wires in step.inputs.items()
+        if [wire.reference.text for wire in wires] != [step.declaration.inputs[port].default]
     ]
     if len(inputs) == 1:
         inputs = [inputs[0].partition(": ")[2]]

@@ -94,16 +94,30 @@ class NodePage:
     family: str
 
 
-def summaries() -> dict[str, str]:
-    """First line of the docstring of every node type.
+@dataclass(frozen=True)
+class Entry:
+    """One line of a list of node types."""
 
-    Those of shipped types are read from the source, so that no library is imported.
+    use: str
+    family: str
+    summary: str
+
+
+def entries() -> list[Entry]:
+    """Every node type, by family; the user's own ones come last.
+
+    Summaries of shipped types are read from the source, so that no library is imported.
     """
-    found = {}
-    for use in registry.names():
-        home = registry.SHIPPED.get(use)
-        found[use] = _written_summary(home, use) if home else registry.find(use).summary
-    return found
+    shipped = [
+        Entry(use, module.split(".")[2], _written_summary(module, use))
+        for use, module in registry.SHIPPED.items()
+    ]
+    own = [
+        Entry(use, "own", registry.find(use).summary)
+        for use in registry.names()
+        if use not in registry.SHIPPED
+    ]
+    return shipped + own
 
 
 def _written_summary(module: str, use: str) -> str:

@@ -88,7 +88,7 @@ def _number(schema: Mapping[str, Any], name: str) -> str:
     least: float | None = schema.get("minimum")
     below, most = schema.get("exclusiveMaximum"), schema.get("maximum")
     if above is not None and schema.get("type") == "integer":
-        above, least = None, above + 1
+        least, above = above + 1, None
     if least is not None and most is not None:
         return f"{name} from {least:g} to {most:g}"
     limits = ((">", above), (">=", least), ("<", below), ("<=", most))

@@ -34,6 +34,7 @@ class NtXent(Loss, use="nt_xent"):
         """Settings."""
 
         temperature: Annotated[Number, Bounds(gt=0)] = 0.1
+        """divides the cosines; the smaller, the more the nearest negatives count"""
         reduce: Literal["mean", "sum"] = "mean"
         """mean over all V B anchors (the paper); sum of the views' means (its code)."""
 
