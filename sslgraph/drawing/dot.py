@@ -22,7 +22,9 @@ from sslgraph.drawing.style import (
     legend,
 )
 
-FONT = "Helvetica,Arial,DejaVu Sans,sans-serif"
+# The first two are about equally wide, so a box that was measured with one fits the other: an svg
+# does not carry its font.
+FONT = "DejaVu Sans,Verdana,Helvetica,Arial,sans-serif"
 _TITLE_WIDTH = 72
 _TITLE_LINES = 3
 _LEGEND_COLUMNS = 4

@@ -72,6 +72,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     declare("scores", {"x": In("embedding", vector)}, {"y": Out("logits", "V B K")})
     declare("copied", {"x": In("image", image)}, {"y": Out("embedding", vector)},
             writes="step", stops_gradient=True)  # fmt: skip
+    declare("again", {"x": In("image", image)}, {"y": Out("embedding", vector)})
     declare("cut", {"x": In("embedding", vector)}, {"y": Out("embedding", vector)},
             stops_gradient=True)  # fmt: skip
     declare("store", {"x": In("embedding", vector, at="write")},

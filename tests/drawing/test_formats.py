@@ -13,6 +13,7 @@ from PIL import Image
 import sslgraph
 from sslgraph.drawing import FORMATS, DrawingError, extract, format_of, picture, render
 from sslgraph.drawing.dot import dot
+from sslgraph.drawing.embedding import NAMESPACE
 from sslgraph.drawing.mermaid import mermaid
 from sslgraph.drawing.picture import Picture
 from sslgraph.files import WriteError
@@ -162,7 +163,7 @@ def test_the_yaml_inside_a_picture_comes_back(
         b"<svg",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"\x89PNG\r\n\x1a\n broken",
-        b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
+        b'<!DOCTYPE a [<!ENTITY b "c">]><a><graph xmlns="%s">&b;</graph></a>' % NAMESPACE.encode(),
         b"\xff\xfe\x00",
     ],
 )

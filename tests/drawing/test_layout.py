@@ -46,7 +46,7 @@ def test_dot_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_broken_dot_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_dot_on_path(tmp_path, monkeypatch, "echo no such plugin >&2; exit 1")
+    put_dot_on_path(tmp_path, monkeypatch, "echo half; echo no such plugin >&2; exit 1")
     assert b"<svg" in lay_out(SOURCE, "svg")
 
 

@@ -96,6 +96,30 @@ def test_a_gradient_passes_what_is_not_trained(plan_of: Planner) -> None:
     assert arrow(drawn, "top", "near").line == "gradient"
 
 
+def test_a_stop_cuts_all_that_is_before_it(plan_of: Planner) -> None:
+    nodes = {name: GRAPH["nodes"][name] for name in ("views", "body", "top", "fixed")}
+    nodes |= {"end": {"use": "head", "in": "fixed"}, "apart": {"use": "spread", "in": "end"}}
+    drawn = picture(plan_of(nodes=nodes, minimize={"apart": 1.0}))
+    assert arrow(drawn, "body", "top").line == "stopped"
+    assert arrow(drawn, "fixed", "end").line == "stopped"
+    assert arrow(drawn, "end", "apart").line == "gradient"
+    assert drawn.regions == (("body", "top", "fixed"),)
+
+
+def test_a_node_with_the_weights_of_another_passes_gradients(plan_of: Planner) -> None:
+    nodes = {
+        "views": GRAPH["nodes"]["views"],
+        "body": {"use": "net", "in": "views.wide"},
+        "second": {"use": "again", "of": "body", "in": "views.narrow"},
+        "apart": {"use": "compare", "in": {"guess": "second", "goal": "body.vector"}},
+    }
+    plan = plan_of(nodes=nodes, minimize={"apart": 1.0})
+    drawn = picture(plan, parameters={"body": 10, "second": 0})
+    assert box(drawn, "second").role == "network"
+    assert arrow(drawn, "second", "apart").line == "gradient"
+    assert arrow(drawn, "body", "second").line == "weights"
+
+
 def test_what_no_gradient_reaches_is_a_region(plan: Plan) -> None:
     assert picture(plan).regions == (("slow", "past"),)
     assert box(picture(plan), "fixed").stops
