@@ -95,7 +95,8 @@ def emit(
     writers = [s for s in plan.steps if s.declaration.writes == "batch"] if writing else []
     stored = [wire for step in writers for wires in step.wires("write").values() for wire in wires]
     wanted = [wire.source for wire in [*fetch, *stored]]
-    steps = _draws_first(plan.needed(wanted, given)) if regions else plan.needed(wanted, given)
+    steps = plan.needed(wanted, given)
+    steps = _outside_first(steps) if regions else steps
     used = {wire.source for step in steps for wires in step.wires("read").values() for wire in wires}
     needed = {*used, *wanted}
     data = [(DATA, name) for name in BATCH if (DATA, name) in needed]
@@ -103,14 +104,19 @@ def emit(
     return _Emission(plan, arguments, list(fetch), steps, writers, evaluating, regions).emitted()
 
 
-def _draws_first(steps: list[Step]) -> list[Step]:
-    """The same steps, those that draw as early as their inputs allow, so that regions are few."""
+def _is_outside(step: Step) -> bool:
+    """Whether a node stays out of compiled regions: it draws, or it keeps a memory of batches."""
+    return step.declaration.draws or step.declaration.writes == "batch"
+
+
+def _outside_first(steps: list[Step]) -> list[Step]:
+    """The same steps, those outside regions as early as their inputs allow: so regions are few."""
     done: set[str] = set()
     waiting, ordered = list(steps), []
     names = {step.name for step in steps}
     while waiting:
         ready = [s for s in waiting if _sources(s) & names <= done]
-        chosen = next((s for s in ready if s.declaration.draws), ready[0])
+        chosen = next((s for s in ready if _is_outside(s)), ready[0])
         waiting.remove(chosen)
         done.add(chosen.name)
         ordered.append(chosen)
@@ -230,12 +236,11 @@ class _Emission:
     def _split(
         self, body: list[tuple[str, Step | None]], writer: _Writer, compiled: list[str]
     ) -> list[tuple[str, Step | None]]:
-        """Move runs of steps that don't draw into functions of their own."""
+        """Move runs of steps that can be compiled into functions of their own."""
         outer: list[tuple[str, Step | None]] = []
         run: list[tuple[str, Step | None]] = []
         for line, step in [*body, ("", None)]:
-            inner = step is not None and not step.declaration.draws and step not in self.writers
-            if inner:
+            if step is not None and not _is_outside(step):
                 run.append((line, step))
                 continue
             if run:

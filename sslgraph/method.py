@@ -348,7 +348,7 @@ class Method(nn.Module):
                 "a second training forward after a backward without method.after_step(): schedules, "
                 "ema copies and the clock stand still; call it after each optimizer.step(), or say "
                 "method.clock.set(accumulate=...)",
-                stacklevel=4,
+                stacklevel=5,  # past forward, torch's two call methods, to the caller
             )
         self._pending += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,13 @@ from sslgraph.checks.wires import DATA, Port, Wire
 from sslgraph.plan import Plan, Step
 
 Values = dict[Port, Tensor]
+
+
+class Modules(Protocol):
+    """Node modules by name."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The module of a node."""
 
 
 def on_the_wire(batch: Mapping[str, Tensor]) -> Values:
@@ -66,7 +73,7 @@ def outputs_of(step: Step, result: Any) -> Iterator[tuple[Port, Tensor]]:
 
 def walk(
     plan: Plan,
-    nodes: Mapping[str, Any],
+    nodes: Modules,
     feed: Values,
     fetch: Iterable[Port],
     *,
