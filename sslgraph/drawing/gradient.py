@@ -18,12 +18,12 @@ class Gradient:
 
     Args:
         plan: The plan.
-        parameters: Number of parameters of each node; None where they are not known. A node then
-            counts as learning unless it draws, is a loss, has a state, stops gradients or makes
-            nothing but data.
+        parameters: Number of parameters of each node where it is known. Another node counts as
+            learning unless it draws, is a loss, has a state, stops gradients or makes nothing but
+            data.
     """
 
-    def __init__(self, plan: Plan, parameters: Mapping[str, int] | None) -> None:
+    def __init__(self, plan: Plan, parameters: Mapping[str, int]) -> None:
         self._parameters = parameters
         self._learnt: set[str] = set()  # what a network had a hand in
         self._sends: set[str] = set()  # outputs that require a gradient
@@ -31,7 +31,7 @@ class Gradient:
             self._forward(step)
         self._receives = {node for node, _ in plan.losses.values()}
         for step in reversed(plan.steps):
-            if step.name in self._receives and not step.declaration.stops_gradient:
+            if step.name in self._receives:
                 self._receives |= _sources(step) & self._sends
 
     def passage(self, step: Step, wire: Wire) -> Passage:
@@ -39,16 +39,16 @@ class Gradient:
         source = wire.source[0]
         if source not in self._learnt:
             return "data"
-        open_ = step.name in self._receives and not step.declaration.stops_gradient
-        return "passes" if open_ and source in self._sends else "stopped"
+        passes = step.name in self._receives and source in self._sends
+        return "passes" if passes else "stopped"
 
     def may_learn(self, step: Step) -> bool:
         """Whether a node works with parameters, as far as that is known."""
         declaration = step.declaration
         if step.spec.of and not (declaration.writes or declaration.stops_gradient):
             return True  # it runs on the parameters of others
-        if self._parameters is not None:
-            return self._parameters.get(step.name, 0) > 0
+        if step.name in self._parameters:
+            return self._parameters[step.name] > 0
         makes = {kind for port in declaration.outputs.values() for kind in port.kind.allowed}
         fixed = declaration.draws or declaration.is_loss or declaration.stops_gradient
         return not (fixed or declaration.writes) and not makes <= _DATA_KINDS

@@ -117,12 +117,12 @@ def picture(
         shapes: Shape of each port, view axis first, where they are known.
         parameters: Number of parameters of each node, where they are known.
     """
-    return _Builder(plan, shapes or {}, parameters).picture()
+    return _Builder(plan, shapes or {}, parameters or {}).picture()
 
 
 class _Builder:
     def __init__(
-        self, plan: Plan, shapes: Mapping[Port, Shape], parameters: Mapping[str, int] | None
+        self, plan: Plan, shapes: Mapping[Port, Shape], parameters: Mapping[str, int]
     ) -> None:
         self._plan = plan
         self._shapes = shapes
@@ -156,7 +156,7 @@ class _Builder:
         shown += details(step)
         if step.name in self._plan.losses:
             shown.append(f"minimize: {number(self._plan.graph.minimize[step.name])}")
-        if self._parameters and self._parameters.get(step.name):
+        if self._parameters.get(step.name):
             shown.append(f"{amount(self._parameters[step.name])} parameters")
         inputs = tuple(dict.fromkeys(port for port, _ in _drawn(step)))
         return Box(

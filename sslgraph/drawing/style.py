@@ -54,8 +54,8 @@ STROKES: Mapping[Line, Stroke] = {
     "data": Stroke("#8c8c8c", "solid", 1.0, "data"),
     "gradient": Stroke("#0072b2", "solid", 1.6, "gradients flow back"),
     "stopped": Stroke("#6e7781", "dashed", 1.3, "no gradient"),
-    "write": Stroke("#009e73", "dotted", 1.8, "written after each batch"),
-    "weights": Stroke("#b0608f", "dotted", 1.3, "gives its weights"),
+    "write": Stroke("#009e73", "dotted", 2.0, "written after each batch"),
+    "weights": Stroke("#b0608f", "dotted", 1.7, "gives its weights"),
     "output": Stroke("#8c8c8c", "solid", 1.0, "output"),
 }
 

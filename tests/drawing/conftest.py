@@ -1,6 +1,6 @@
 """Node types that exist in these tests only, so that nothing in a picture can hang on a name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pytest
@@ -60,8 +60,14 @@ def declare(use: str, inputs: dict[str, In], outputs: dict[str, Out], **flags: A
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_declared", dict(registry._declared))
+def toys() -> Iterator[None]:
+    _declare_toys()
+    yield
+    for use in [use for use, known in registry._declared.items() if known.family == __name__]:
+        del registry._declared[use]
+
+
+def _declare_toys() -> None:
     image, vector = "V B C H W", "V B D"
     position = In("index", "1 B", default="batch.index")
     declare("crops", {"x": In("image", "1 B C H W"), "position": position},

@@ -61,7 +61,7 @@ def test_roles_follow_from_declarations(plan: Plan) -> None:
 
 
 def test_parameters_tell_networks_from_functions(plan: Plan) -> None:
-    drawn = picture(plan, parameters={"body": 23_508_032})
+    drawn = picture(plan, parameters={"body": 23_508_032, "top": 0})
     assert box(drawn, "body").role == "network"
     assert box(drawn, "body").details == ("width: 16", "23.5 M parameters")
     assert box(drawn, "top").role == "plain"
