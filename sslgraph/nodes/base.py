@@ -556,10 +556,15 @@ def _configured(cls: type[Node], settings: Mapping[str, Any]) -> Any:
         use = cls.declaration.use
         lines = []
         for wrong in failure.errors():
-            place = ".".join(str(part) for part in wrong["loc"])
+            # pydantic names the alternatives of a number in words, such as `a schedule`
+            place = ".".join(str(part) for part in wrong["loc"] if " " not in str(part))
             if wrong["type"] == "extra_forbidden":
                 hint = did_you_mean(place, cls.Config.model_fields, show="settings")
                 lines.append(f"{use} has no setting '{place}': {hint}")
+            elif wrong["type"] == "sslgraph":
+                context = wrong["ctx"]
+                facts = [wrong["msg"], context["expected"], context["help"]]
+                lines.append(f"{use}.{place}: {': '.join(fact for fact in facts if fact)}")
             else:
                 lines.append(f"{use}.{place}: {wrong['msg']}, got {wrong['input']!r}")
         raise ValueError("; ".join(lines)) from None
