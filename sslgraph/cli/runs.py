@@ -88,7 +88,7 @@ def run(
     def work(console: Console) -> Result:
         from sslgraph.train import train
 
-        images, tests = _images(notes, console)
+        images, tests = _images(data, notes, console)
         return train(
             graph,
             images,
@@ -128,7 +128,8 @@ def _resumed(path: Path, console: Console) -> Result:
 
     notes = run_settings(path).get("notes", {})
     register(notes.get("nodes", ()))
-    images, tests = _images(notes, console)
+    data = notes.get("data")
+    images, tests = _images(Path(data) if data else None, notes, console)
     return resume(path, images, test_source=tests, console=console)
 
 
@@ -145,7 +146,9 @@ def _guarded(ctx: click.Context, work: Callable[[Console], Result]) -> int:
         fail(ctx, str(failure))
 
 
-def _images(notes: Mapping[str, Any], out: Console) -> tuple[Source, Source | None]:
+def _images(
+    data: Path | None, notes: Mapping[str, Any], out: Console
+) -> tuple[Source, Source | None]:
     """Images to train on, and to test on where there are some; says what they are.
 
     Raises:
@@ -154,8 +157,8 @@ def _images(notes: Mapping[str, Any], out: Console) -> tuple[Source, Source | No
     from sslgraph.data import DataError, EmbeddedDigits, ImageFolder
 
     canvas, channels = notes["canvas"], notes["channels"]
-    if notes["data"] is not None:
-        folder = ImageFolder(notes["data"], canvas=canvas, channels=channels)
+    if data is not None:
+        folder = ImageFolder(data, canvas=canvas, channels=channels)
         _tell("data", str(folder.summary()), out)
         return folder, None
     if channels != _DIGIT_CHANNELS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NAMES = {"string": "text", "boolean": "true or false", "number": "number", "null": "none"}
+_NAMES = {"string": "text", "boolean": "true or false", "number": "number", "null": ""}
 _MOST_KEYS = 6
 
 
@@ -17,7 +17,7 @@ def in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         definitions: What its `$ref` refer to.
     """
     words = list(dict.fromkeys(_alternatives(schema, definitions)))
-    shown = [word for word in words if word != "none"] or words
+    shown = [word for word in words if word] or ["none"]  # null is the word for a default
     return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 

@@ -81,7 +81,8 @@ def test_several_files_are_judged_each(command: Command) -> None:
         ),
         (
             ["toy.yaml", "--preset", "tiny"],
-            "--preset: error[E022]: no preset 'tiny'\n |\n | tiny\n | ^^^^\n = help: presets: none\n"
+            "--preset: error[E022]: no preset 'tiny'\n |\n | tiny\n | ^^^^\n"
+            " = help: presets: none\n"
             "\n1 problem in toy.yaml (1 error)\n",
         ),
         (
