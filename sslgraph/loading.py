@@ -227,7 +227,8 @@ def _near(path: Path) -> str:
     """What the user may have meant: a method, or a file in the same folder."""
     folder = path if path.is_dir() else path.parent
     try:
-        names = [entry.name for entry in islice(os.scandir(folder), _MOST_NEIGHBOURS)]
+        found = [entry.name for entry in islice(os.scandir(folder), _MOST_NEIGHBOURS)]
+        names = [name for name in found if not name.startswith(".")]
     except OSError:
         names = []
     files = [str(folder / name) for name in names if name.endswith(_SUFFIXES)]

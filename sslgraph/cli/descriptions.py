@@ -16,6 +16,8 @@ from sslgraph.loading import shipped_methods
 from sslgraph.spec import Graph
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sslgraph.describe.nodes import Setting
 
 
@@ -57,20 +59,20 @@ def _print_node(use: str) -> None:
         click.echo()
         paragraph(" ".join(text.split()), on=out)
     for title, ports in (("Inputs", page.inputs), ("Outputs", page.outputs)):
-        _heading(title)
+        _heading(title, out)
         table([(p.name, p.kind, p.axes, p.note) for p in ports], on=out, indent=2)
     if page.settings:
-        _heading("Settings")
+        _heading("Settings", out)
         rows = [(s.name, s.type, s.default, s.meaning) for s in page.settings]
         table(rows, ("", "value", "default", "meaning"), on=out, indent=2)
     for name, choices in page.choices.items():
-        _heading(f"Entries of {name}, one of these each")
+        _heading(f"Entries of {name}, one of these each", out)
         entries = [(c.name, c.value, _with_keys(c.meaning, c.keys)) for c in choices]
         table(entries, ("", "value", "meaning"), on=out, indent=2)
     if page.facts:
-        _heading("Also")
+        _heading("Also", out)
         table([(fact,) for fact in page.facts], on=out, indent=2)
-    _heading("Sample")
+    _heading("Sample", out)
     for line in page.sample.splitlines():
         click.echo(f"  {line}")
     click.echo(f"\nDefined in {page.family}.")
@@ -92,22 +94,23 @@ def _print_method(graph: Graph) -> None:
     for text in (graph.summary, graph.paper):
         if text:
             paragraph(text, on=out)
-    _heading("Graph")
+    _heading("Graph", out)
     for line in tree(found.plan):
         click.echo(f"  {line}")
-    _heading("Nodes")
+    _heading("Nodes", out)
     rows = [(n.name, n.use, n.outputs, n.parameters, n.notes) for n in node_lines(found)]
     table(rows, ("", "type", "gives", "parameters", ""), on=out, indent=2)
     if graph.outputs:
-        _heading("Outputs")
+        _heading("Outputs", out)
         outputs = [(name, reference.text) for name, reference in graph.outputs.items()]
         table(outputs, on=out, indent=2)
-    _heading("Training")
+    _heading("Training", out)
     table(recipe(graph), on=out, indent=2)
     if graph.presets:
-        _heading("Presets")
+        _heading("Presets", out)
         table([(name,) for name in graph.presets], on=out, indent=2)
 
 
-def _heading(text: str) -> None:
-    click.echo(f"\n{text}")
+def _heading(text: str, out: Console) -> None:
+    click.echo()
+    paragraph(text, on=out, style="bold")

@@ -88,6 +88,8 @@ def run(
     def work(console: Console) -> Result:
         from sslgraph.train import train
 
+        named = f"{graph.title or graph.name}{f', preset {preset}' if preset else ''}"
+        _tell("graph", f"{named}: {', '.join(step.name for step in plan.steps)}", console)
         images, tests = _images(data, notes, console)
         return train(
             graph,

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sslgraph.cli import main
 from sslgraph.cli.output import coloured
 from sslgraph.errors import Problem, Span, render
+from sslgraph.loading import shipped_methods
 from tests.cli.conftest import Command
 
 
@@ -104,6 +105,16 @@ def test_what_is_wrong_on_the_command_line(
     result = command("check", *arguments)
     assert result.exit_code == 1
     assert result.output.replace("  = ", " = ") == report.replace("  = ", " = ")
+
+
+def test_a_missing_file_lists_what_there_is_but_no_hidden_files(command: Command) -> None:
+    Path(".hidden.yaml").write_text("a: 1", encoding="utf-8")
+    output = command("check", "qqqqqqqq.yaml").output
+    listed = ", ".join(sorted([*shipped_methods(), "toy.yaml"]))
+    assert output.splitlines()[:2] == [
+        "qqqqqqqq.yaml: error[E001]: no file 'qqqqqqqq.yaml'",
+        f" = help: methods and files: {listed}",
+    ]
 
 
 def test_own_node_types(command: Command) -> None:

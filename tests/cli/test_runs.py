@@ -51,7 +51,7 @@ def test_a_run_on_a_folder_of_images_and_its_resumption(command: Command) -> Non
     photos(Path("photos"))
     result = command("run", "toy.yaml", "--data", "photos", "--workers", "0", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("data    ")
+    assert result.stdout.startswith("graph   toy: views, encoder, projector, loss\ndata    photos")
     assert "photos: 12 images" in result.stdout
     assert "sizes 40x30 to 40x30" in result.stdout
     folder = Path("runs/toy-001")
@@ -76,7 +76,7 @@ def test_without_data_it_trains_on_the_embedded_digits_and_says_so(
     result = command("run", "toy.yaml", "--steps", "7", "--seed", "3", "--out", "here")
     assert result.exit_code == 0
     assert (
-        result.stdout.splitlines()[0] == "data    no --data was given, so these come with sslgraph:"
+        result.stdout.splitlines()[1] == "data    no --data was given, so these come with sslgraph:"
     )
     source, tests = training.given["source"], training.given["test_source"]
     assert isinstance(source, EmbeddedDigits)
