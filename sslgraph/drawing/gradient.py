@@ -10,8 +10,6 @@ from sslgraph.plan import Plan, Step
 
 Passage = Literal["data", "passes", "stopped"]
 
-_DATA_KINDS = {"image", "text", "label", "index", "mask"}
-
 
 class Gradient:
     """The ways of gradients through a plan.
@@ -19,8 +17,8 @@ class Gradient:
     Args:
         plan: The plan.
         parameters: Number of parameters of each node where it is known. Another node counts as
-            learning unless it draws, is a loss, has a state, stops gradients or makes nothing but
-            data.
+            learning if its type builds something, unless it draws, is a loss, has a state or stops
+            gradients.
     """
 
     def __init__(self, plan: Plan, parameters: Mapping[str, int]) -> None:
@@ -49,9 +47,8 @@ class Gradient:
             return True  # it runs on the parameters of others
         if step.name in self._parameters:
             return self._parameters[step.name] > 0
-        makes = {kind for port in declaration.outputs.values() for kind in port.kind.allowed}
         fixed = declaration.draws or declaration.is_loss or declaration.stops_gradient
-        return not (fixed or declaration.writes) and not makes <= _DATA_KINDS
+        return _builds(declaration.module) and not (fixed or declaration.writes)
 
     def is_still(self, step: Step) -> bool:
         """Whether it works on what a network made, and no gradient passes it."""
@@ -65,6 +62,11 @@ class Gradient:
         trains = learns and step.trained
         if not declaration.stops_gradient and (trains or sources & self._sends):
             self._sends.add(step.name)
+
+
+def _builds(node_type: type) -> bool:
+    """Whether a node type overrides `build`, the one place where nodes make parameters."""
+    return sum("build" in vars(base) for base in node_type.__mro__) > 1
 
 
 def _sources(step: Step) -> set[str]:

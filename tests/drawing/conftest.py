@@ -34,7 +34,16 @@ def _named(ports: dict[str, P]) -> dict[str, P]:
     return ports
 
 
-def declare(use: str, inputs: dict[str, In], outputs: dict[str, Out], **flags: Any) -> None:
+class Root:
+    """Stands for the base class of nodes."""
+
+    def build(self) -> None:
+        raise NotImplementedError
+
+
+def declare(
+    use: str, inputs: dict[str, In], outputs: dict[str, Out], *, builds: bool = False, **flags: Any
+) -> None:
     """Register a node type that can be drawn, though never run."""
 
     def identities(
@@ -52,7 +61,9 @@ def declare(use: str, inputs: dict[str, In], outputs: dict[str, Out], **flags: A
             config=Settings,
             sample={},
             family=__name__,
-            module=type(use, (), {"__module__": __name__}),
+            module=type(
+                use, (Root,), {"__module__": __name__, **({"build": print} if builds else {})}
+            ),
             identities=identities,
             **flags,
         )
@@ -73,8 +84,10 @@ def _declare_toys() -> None:
     declare("crops", {"x": In("image", "1 B C H W"), "position": position},
             {"wide": Out("image", image), "narrow": Out("image", image)}, draws=True)  # fmt: skip
     declare("net", {"x": In("image", image)},
-            {"vector": Out("embedding", vector), "tokens": Out("tokens", "V B N D")})  # fmt: skip
-    declare("head", {"x": In("embedding", vector)}, {"y": Out("embedding", vector)})
+            {"vector": Out("embedding", vector), "tokens": Out("tokens", "V B N D")},
+            builds=True)  # fmt: skip
+    declare("head", {"x": In("embedding", vector)}, {"y": Out("embedding", vector)}, builds=True)
+    declare("keep", {"x": In("embedding", vector)}, {"y": Out("embedding", vector)})
     declare("scores", {"x": In("embedding", vector)}, {"y": Out("logits", "V B K")})
     declare("copied", {"x": In("image", image)}, {"y": Out("embedding", vector)},
             writes="step", stops_gradient=True)  # fmt: skip

@@ -67,6 +67,19 @@ def test_parameters_tell_networks_from_functions(plan: Plan) -> None:
     assert box(drawn, "top").role == "plain"
 
 
+def test_without_parameters_a_type_that_builds_is_a_network(plan_of: Planner) -> None:
+    nodes = {
+        **GRAPH["nodes"],
+        "calm": {"use": "keep", "in": "slow"},
+        "near": {"use": "compare", "in": {"guess": "top", "goal": "calm"}},
+    }
+    drawn = picture(plan_of(nodes=nodes))
+    assert box(drawn, "calm").role == "plain"
+    assert arrow(drawn, "slow", "calm").line == "stopped"
+    assert arrow(drawn, "calm", "near").line == "stopped"
+    assert drawn.regions == (("slow", "past", "calm"),)
+
+
 def test_lines_say_where_gradients_pass(plan: Plan) -> None:
     drawn = picture(plan)
     assert arrow(drawn, "batch.image", "views").line == "data"
