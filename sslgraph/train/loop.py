@@ -14,7 +14,7 @@ from sslgraph.data.loader import Loader
 from sslgraph.files import WriteError
 from sslgraph.train import checkpoint
 from sslgraph.train.chance import ChanceWatch
-from sslgraph.train.failures import NonFiniteError
+from sslgraph.train.failures import NonFiniteError, RunError
 from sslgraph.train.metrics import MetricsLog
 from sslgraph.train.monitor import Monitor, Quality
 from sslgraph.train.optimizers import optimizer_state
@@ -113,9 +113,13 @@ class Loop:
         Raises:
             NonFiniteError: Three steps in a row were not finite.
             DataError: The data can't be read any more.
+            RunError: A process that reads images died, or the metrics can't be written.
         """
         self._chance.start(self.step)
-        log = MetricsLog(self.folder.metrics, self.reporter.warn)
+        try:
+            log = MetricsLog(self.folder.metrics, self.reporter.warn)
+        except OSError as error:
+            raise RunError(f"can't write {self.folder.metrics}: {error.strerror}") from error
         # What the global generators were is the caller's; training seeds them anew for each step.
         cuda = self.loader.device.type == "cuda"
         with (
@@ -150,9 +154,12 @@ class Loop:
         upcoming: Sequence[Batch] = ()
         while self.step < self.total and not stop.name:
             began, waited = time.perf_counter(), self.loader.waited
-            done = self.updater.begin(upcoming or self._take(batches), self.step)
+            current = upcoming or self._take(batches, stop)
+            if not current:
+                break
+            done = self.updater.begin(current, self.step)
             # While an accelerator still works on this step, the next batch is made ready.
-            upcoming = self._take(batches) if self.step + 1 < self.total else ()
+            upcoming = self._take(batches, stop) if self.step + 1 < self.total else ()
             fault = self.updater.finish(done)
             self.position += 1
             if fault:
@@ -163,8 +170,20 @@ class Loop:
             self._speed.add(time.perf_counter() - began, self.loader.waited - waited)
             self._after(done, log)
 
-    def _take(self, batches: Iterator[Any]) -> list[Batch]:
-        return [next(batches) for _ in range(self.updater.spec.accumulate)]
+    def _take(self, batches: Iterator[Any], stop: StopRequest) -> list[Batch]:
+        """The batches of a step; none where Ctrl-C also ended the processes that read them."""
+        try:
+            return [next(batches) for _ in range(self.updater.spec.accumulate)]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if stop.name:
+                return []
+            raise RunError(
+                f"a process that reads images died after step {self.step}: is there memory for "
+                f"{self.loader.workers} of them? Go on with fewer: set workers in "
+                f"{self.folder.settings} and run --resume {self.folder}"
+            ) from error
 
     def _skip(self, fault: str, log: MetricsLog) -> None:
         self._skipped += 1

@@ -11,7 +11,8 @@ from torch import Tensor
 from sslgraph.data.sheet import save_sheet
 from sslgraph.method import Method
 
-_PICTURES = 8
+PICTURES = 8
+"""How many images of a batch are drawn."""
 
 
 @torch.no_grad()
@@ -21,12 +22,12 @@ def save_views(path: Path, method: Method, batch: Mapping[str, Tensor]) -> None:
     Args:
         path: A png file.
         method: The method in training mode, clock set.
-        batch: At least `image`, uint8 B C H W; its first eight are drawn.
+        batch: At least `image`, uint8 B C H W; the first few are drawn.
 
     Raises:
         WriteError: The disk is full or refuses.
     """
-    few = {name: value[:_PICTURES] for name, value in batch.items()}
+    few = {name: value[:PICTURES] for name, value in batch.items()}
     ports = [port for port, kind in method.plan.kinds.items() if kind == "image"]
     made = [f"{node}.{name}" for node, name in ports if node in method.nodes]
     views = method.run({}, made, few) if made else {}

@@ -78,14 +78,13 @@ class Reporter:
             progress: The state.
             keep: Let the line stay in any case.
         """
-        text = f"train   {progress}"
         if self.console.is_terminal and not keep:
             if time.monotonic() - self._drawn >= _REFRESH or progress.step == progress.total:
-                self._in_place(text)
+                self._in_place(f"train   {progress}")
                 self._drawn = time.monotonic()
         elif keep or self._due(progress):
             self._last = (time.monotonic(), progress.step * _PARTS // progress.total)
-            self.line(text)
+            self.line(f"train   {progress}")
 
     def close(self) -> None:
         """Take the live line away."""

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from sslgraph.data.source import Source
+from sslgraph.errors import GraphError
 from sslgraph.files import WriteError, write_text
 from sslgraph.loading import load
 from sslgraph.method import compile_graph
@@ -110,16 +111,20 @@ def resume(
     busy = folder.running_process()
     if busy is not None:
         raise RunError(f"{path} is being trained by process {busy}: stop that one first")
-    graph = load(folder.graph)
-    _require_same(settings, graph, source, folder)
+    graph = _same_graph(settings, folder)
+    if len(source) != settings["samples"]:
+        raise RunError(
+            f"{folder} was trained on {settings['samples']} images and the data has {len(source)} "
+            "now: give it the same images, or start a new run"
+        )
     found = checkpoint.latest(folder.checkpoints, reporter.warn)
     method = compile_graph(graph, seed=settings["seed"])
     horizon = _horizon(graph, len(source), settings["steps"])
     session = Session(method, horizon, folder, source, test_source, settings, reporter)
     try:
         cut_after(folder.metrics, found.step if found else 0)
-    except ValueError as error:
-        raise RunError(f"{error}: move {folder.metrics} away to go on without it") from error
+    except (ValueError, OSError) as error:
+        raise RunError(f"{error}: see to {folder.metrics}, or move it away") from error
     if found is None:
         reporter.line("no checkpoint so far: starting at step 0")
         session.prepare(None)
@@ -160,16 +165,16 @@ def _horizon(graph: Graph, samples: int, steps: int | None) -> Horizon:
         raise RunError(str(error)) from error
 
 
-def _require_same(
-    settings: Mapping[str, Any], graph: Graph, source: Source, folder: RunFolder
-) -> None:
+def _same_graph(settings: Mapping[str, Any], folder: RunFolder) -> Graph:
+    """The graph of the run folder, as it was when the run began."""
+    remedy = (
+        f"{folder.graph} was changed since this run began, so it can't go on: undo the change, "
+        f"or start a new run of it: sslgraph run {folder.graph}"
+    )
+    try:
+        graph = load(folder.graph)
+    except GraphError as error:
+        raise RunError(f"{remedy}\n{error}") from error
     if graph_hash(graph.document.text) != settings["graph"]:
-        raise RunError(
-            f"{folder.graph} was changed since this run began, so it can't go on: undo the change, "
-            f"or start a new run of it: sslgraph run {folder.graph}"
-        )
-    if len(source) != settings["samples"]:
-        raise RunError(
-            f"{folder} was trained on {settings['samples']} images and the data has {len(source)} "
-            "now: give it the same images, or start a new run"
-        )
+        raise RunError(remedy)
+    return graph

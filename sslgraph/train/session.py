@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sslgraph.data.loader import Loader
+from sslgraph.data.loader import Loader, in_order
 from sslgraph.data.source import Source
 from sslgraph.files import WriteError
 from sslgraph.method import Method
@@ -20,9 +20,9 @@ from sslgraph.train.failures import RunError
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.loop import Loop, Pace
 from sslgraph.train.memory import out_of_memory
-from sslgraph.train.monitor import Monitor
+from sslgraph.train.monitor import Monitor, Sample
 from sslgraph.train.optimizers import build_optimizer, load_optimizer_state
-from sslgraph.train.pictures import save_views
+from sslgraph.train.pictures import PICTURES, save_views
 from sslgraph.train.progress import Reporter
 from sslgraph.train.rates import Horizon
 from sslgraph.train.report import Floors, Result, tell_finished, tell_interrupted
@@ -87,19 +87,20 @@ class Session:
         """Before the first step: pictures, and what the encoder has to beat."""
         try:
             self._pictures(draw)
+            if self.monitor is not None and self.monitor.classes:
+                self._floors(self.monitor)
         except WriteError as error:
-            self.reporter.warn(f"{error}; the run goes on without this picture")
-        if self.monitor is None or not self.monitor.classes:
-            return
-        floors = Floors(
-            self.monitor.measure(self.method).knn, self.monitor.pixels(), self.monitor.chance
-        )
+            self.reporter.warn(f"{error}; the run goes on without it")
+
+    def _floors(self, monitor: Monitor) -> None:
+        untrained = monitor.measure(self.method).knn
+        floors = Floors(untrained, monitor.pixels(), monitor.chance)
         self.settings["floors"] = asdict(floors)
-        self.folder.write_json(self.folder.settings, self.settings)
         shown = {"chance": floors.chance, "raw pixels": floors.pixels}
         shown["untrained encoder"] = floors.untrained
         parts = [f"{name} {value:.1%}" for name, value in shown.items() if value is not None]
         self.reporter.line("floor   " + "   ".join(parts) + "   (kNN top-1)")
+        self.folder.write_json(self.folder.settings, self.settings)
 
     def go(self, found: checkpoint.Checkpoint | None) -> Result:
         """Train from a checkpoint or from the beginning to the end, then export and report."""
@@ -126,7 +127,8 @@ class Session:
     def _pictures(self, draw: Draw | None) -> None:
         if draw is not None:
             draw(self.method.graph, self.folder.picture)
-        batch: Any = next(self.loader.batches())
+        few = Sample(self.loader.source, PICTURES)
+        batch: Any = next(in_order(few, batch_size=PICTURES, device=self.device))
         save_views(self.folder.views / "step_0000.png", self.method, batch)
 
     def _loop(self, found: checkpoint.Checkpoint | None) -> Loop:

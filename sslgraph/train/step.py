@@ -111,7 +111,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         losses, terms = [], []
         for number, batch in enumerate(batches):
-            torch.manual_seed(_seed(self.seed, step, number))
+            _seed_generators(batch, int(mix(self.seed, _MODEL_KEY, step, number)) & (2**63 - 1))
             with self._precision(batch):
                 output = self.method(batch)
             (output.loss / len(batches)).backward()
@@ -181,5 +181,12 @@ def clip(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> None:
     torch._foreach_mul_(list(gradients), factor)
 
 
-def _seed(seed: int, step: int, number: int) -> int:
-    return int(mix(seed, _MODEL_KEY, step, number)) & (2**63 - 1)
+def _seed_generators(batch: Batch, seed: int) -> None:
+    """Seed torch's generators of the CPU and of the batch's device.
+
+    `torch.manual_seed` also visits every kind of device there could be, at many times the cost.
+    """
+    torch.default_generator.manual_seed(seed)
+    device = next(iter(batch.values())).device
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

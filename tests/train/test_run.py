@@ -347,6 +347,44 @@ def test_a_changed_graph_is_not_resumed(tmp_path: Path, make_graph: Any, squares
         resume(out, squares())
 
 
+def test_a_broken_graph_is_not_resumed(tmp_path: Path, make_graph: Any, squares: Any) -> None:
+    train(make_graph(), squares(), out=tmp_path / "run", steps=2)
+    (tmp_path / "run" / "graph.yaml").write_text("nodes: [")
+    with pytest.raises(RunError, match=r"(?s)was changed since.*graph\.yaml:1"):
+        resume(tmp_path / "run", squares())
+
+
+def test_a_reader_that_dies(tmp_path: Path, make_graph: Any, squares: Any) -> None:
+    class Deadly(squares):  # type: ignore[misc]
+        def images(self, indexes: Any) -> Any:
+            if torch.utils.data.get_worker_info() is not None:
+                os._exit(1)
+            return super().images(indexes)
+
+    with pytest.raises(RunError, match=r"a process that reads images died after step 0.*--resume"):
+        train(make_graph(), Deadly(labelled=False), out=tmp_path / "run", workers=1)
+
+
+def test_metrics_that_can_not_be_written(tmp_path: Path, make_graph: Any, squares: Any) -> None:
+    train(make_graph(), squares(), out=tmp_path / "run", steps=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.unlink()
+    metrics.mkdir()
+    with pytest.raises(RunError, match=r"metrics\.jsonl"):
+        resume(tmp_path / "run", squares())
+
+
+def test_a_full_disk_before_the_first_step(
+    tmp_path: Path, make_graph: Any, squares: Any, screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise WriteError("can't write step_0000.png: No space left on device")
+
+    monkeypatch.setattr("sslgraph.train.session.save_views", refuse)
+    train(make_graph(), squares(), out=tmp_path / "run", steps=1, console=screen.console)
+    assert "No space left on device; the run goes on without it" in screen.text
+
+
 def test_other_data_are_not_resumed(tmp_path: Path, make_graph: Any, squares: Any) -> None:
     train(make_graph(), squares(), out=tmp_path / "run", steps=2)
     with pytest.raises(RunError, match="trained on 30 images and the data has 29 now"):
