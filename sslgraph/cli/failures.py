@@ -64,8 +64,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong in a known way becomes a text and an exit code."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            return super().invoke(ctx)
         except GraphError as failure:
             print_problems(failure.problems, stderr=True)
             ctx.exit(1)
@@ -87,7 +86,6 @@ class Commands(click.Group):
         except Exception as failure:
             failure.add_note(_report_it())
             raise
-        return result
 
 
 def fail(ctx: click.Context, text: str, code: int = 1) -> NoReturn:

@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from sslgraph import registry
 from sslgraph.canonical import flow
 from sslgraph.describe.wording import in_words
-from sslgraph.ports import Declaration, In, Port
+from sslgraph.ports import Declaration, In, Out, Port
 
 _PLACEHOLDERS = {
     "image": "views",
@@ -32,6 +32,7 @@ _PLACEHOLDERS = {
     "index": "batch.index",
 }
 _WRITES = {"batch": "once a batch", "step": "once an optimizer step", "epoch": "once an epoch"}
+_MAIN = "the one that the bare name means"
 _GATHERS = {"grad": "with its gradient", "no_grad": "without gradient"}
 
 
@@ -152,9 +153,11 @@ def node_page(use: str) -> NodePage:
         use=use,
         summary=summary,
         text=text.strip(),
-        inputs=tuple(_port(port, _input_note(port)) for port in declared.inputs.values()),
+        inputs=tuple(
+            _port(port, str(port.kind), _input_note(port)) for port in declared.inputs.values()
+        ),
         outputs=tuple(
-            _port(port, "the one that the bare name means" if name == main else "")
+            _port(port, _kind_of(port, declared), _MAIN if name == main else "")
             for name, port in declared.outputs.items()
         ),
         settings=_settings(schema, meanings(declared.config)),
@@ -165,8 +168,16 @@ def node_page(use: str) -> NodePage:
     )
 
 
-def _port(port: Port, note: str) -> PortLine:
-    return PortLine(port.name, str(port.kind), " ".join(port.on_the_wire()), note)
+def _port(port: Port, kind: str, note: str) -> PortLine:
+    return PortLine(port.name, kind, " ".join(port.on_the_wire()), note)
+
+
+def _kind_of(output: Out, declared: Declaration) -> str:
+    """The kind, or the input whose kind passes through."""
+    variable = output.kind.variable
+    inputs = (name for name, port in declared.inputs.items() if port.kind.variable == variable)
+    through = next(inputs, "") if variable else ""
+    return f"as {through}" if through else str(output.kind)
 
 
 def _input_note(port: In) -> str:

@@ -88,6 +88,7 @@ def test_the_page_of_a_head(command: Command) -> None:
     text = command("describe", "projector").stdout
     for line in (
         "  x  embedding or tokens  ... D",
+        "  y  as x  ... out",
         "  act         relu, gelu or tanh ",
         "  norm        batch or none ",
         "  init        number > 0 ",
