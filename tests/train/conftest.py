@@ -27,7 +27,7 @@ class ToyEncoder(Node, use="toy_train_encoder"):
     embedding = Out("embedding", "B D")
     sample_axes = {"C": 3, "H": 8, "W": 8}
 
-    def build(self, C: int) -> None:  # type: ignore[override]
+    def build(self, C: int) -> None:
         self.body = nn.Sequential(
             nn.Conv2d(C, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(1)
         )
