@@ -118,6 +118,8 @@ def resume(
             "now: give it the same images, or start a new run"
         )
     found = checkpoint.latest(folder.checkpoints, reporter.warn)
+    if found is not None and found.facts.get("graph") != settings["graph"]:
+        raise RunError(f"{found.path} belongs to another run: move it away")
     method = compile_graph(graph, seed=settings["seed"])
     horizon = _horizon(graph, len(source), settings["steps"])
     session = Session(method, horizon, folder, source, test_source, settings, reporter)

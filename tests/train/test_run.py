@@ -383,6 +383,17 @@ def test_a_full_disk_before_the_first_step(
     assert "No space left on device; the run goes on without it" in screen.text
 
 
+def test_the_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, make_graph: Any, squares: Any
+) -> None:
+    train(make_graph(), squares(), out=tmp_path / "one", steps=2)
+    train(make_graph(momentum=0.5), squares(), out=tmp_path / "other", steps=4)
+    taken = tmp_path / "one" / "checkpoints" / "00000004"
+    (tmp_path / "other" / "checkpoints" / "00000004").rename(taken)
+    with pytest.raises(RunError, match="00000004 belongs to another run: move it away"):
+        resume(tmp_path / "one", squares())
+
+
 def test_other_data_are_not_resumed(tmp_path: Path, make_graph: Any, squares: Any) -> None:
     train(make_graph(), squares(), out=tmp_path / "run", steps=2)
     with pytest.raises(RunError, match="trained on 30 images and the data has 29 now"):
