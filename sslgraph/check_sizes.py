@@ -1,10 +1,11 @@
 """Sizes and gradients: the graph is built and run once on the meta device, backward included.
 
-No memory is touched, so a model that would fill a GPU is checked on a laptop. Every fault becomes one
-problem at the line of its node.
+No memory is touched, so a model that would fill a GPU is checked on a laptop. Every fault becomes
+one problem at the line of its node.
 
 Codes: E204 wrong size - E302 a parameter gets no gradient - E304 a loss that no trained parameter
-reaches - E401 a node can't run on what comes in - E403 a node can't be built - E404 a setting does not
+    reaches - E401 a node can't run on what comes in - E403 a node can't be built - E404 a setting
+    does not
 suit what comes in - E405 an output is not what the node type declares
 """
 
@@ -61,7 +62,7 @@ def make_module(plan: Plan, step: Step, seed: int, axes: Mapping[str, int]) -> N
 
 
 def weights_path(plan: Plan, step: Step) -> Path | None:
-    """The file of a node's first weights; a relative path begins at the folder of the graph's file."""
+    """The file of a node's first weights; a relative path begins at the graph's folder."""
     if step.spec.weights is None:
         return None
     source = Path(plan.graph.document.span("nodes", step.name, "weights").file)
@@ -72,7 +73,7 @@ def weights_path(plan: Plan, step: Step) -> Path | None:
 def measure(plan: Plan) -> Sizes:
     """Build and run a plan on the meta device, forward and backward."""
     sizes = Sizes()
-    values: Values = {port: value for port, value in _data(plan).items()}
+    values = _data(plan)
     modules: dict[str, Node] = {}
     with torch.random.fork_rng(devices=[]):
         for step in plan.steps:
@@ -126,7 +127,7 @@ def _measured(plan: Plan, step: Step, values: Values, sizes: Sizes) -> Node | No
     try:
         result = _run(module, joined)
     except SettingError as fault:
-        sizes.problems.append(_wrong_setting(plan, step, fault))
+        sizes.problems += _wrong_settings(plan, step, fault)
         return None
     except Exception as fault:  # any library error of a meta run is this node's problem
         sizes.problems.append(_cannot_run(plan, step, joined, fault))
@@ -156,7 +157,7 @@ def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor
                     under=_shape(shapes[odd]),
                     expected=f"{_shape(shapes[0])} as from {wires[0].reference.text}",
                     got=f"{_shape(shapes[odd])} from {wires[odd].reference.text}",
-                    help="one node is one call on one shape: use a second node for the other shape",
+                    help="give them one shape, or use a second node for the other one",
                 )
             )
     return None
@@ -191,7 +192,9 @@ def _wrong_size(
     under = f"{kind}{_shape(shape)}"
     if isinstance(wrong, str):
         title = f"{step.name}.{name} has the wrong number of axes"
-        return Problem("E204", title, span, under=under, expected=str(port), got=f"{under} {source}")
+        return Problem(
+            "E204", title, span, under=under, expected=str(port), got=f"{under} {source}"
+        )
     why = wrong.why.replace("from ", f"from {step.name}.")
     return Problem(
         "E204",
@@ -216,7 +219,7 @@ def _built(plan: Plan, step: Step, axes: Mapping[str, int], sizes: Sizes) -> Nod
         title = f"the weights of {step.name} can't be used"
         sizes.problems.append(Problem("E406", title, span, notes=(str(fault),)))
     except SettingError as fault:
-        sizes.problems.append(_wrong_setting(plan, step, fault))
+        sizes.problems += _wrong_settings(plan, step, fault)
     except Exception as fault:  # any library error of a meta build is this node's problem
         bound = ", ".join(f"{axis} = {size}" for axis, size in axes.items() if axis != "B")
         sizes.problems.append(
@@ -254,15 +257,18 @@ def _cannot_run(plan: Plan, step: Step, joined: list[Tensor | None], fault: Exce
     )
 
 
-def _wrong_setting(plan: Plan, step: Step, fault: SettingError) -> Problem:
-    return Problem(
-        "E404",
-        f"{step.name}: {fault}",
-        plan.graph.document.span("nodes", step.name, *fault.path),
-        expected=fault.expected,
-        got=fault.got,
-        help=fault.help,
-    )
+def _wrong_settings(plan: Plan, step: Step, first: SettingError) -> list[Problem]:
+    return [
+        Problem(
+            "E404",
+            f"{step.name}: {fault}",
+            plan.graph.document.span("nodes", step.name, *fault.path),
+            expected=fault.expected,
+            got=fault.got,
+            help=fault.help,
+        )
+        for fault in (first, *first.more)
+    ]
 
 
 def _undeclared(step: Step, result: Any, axes: Mapping[str, int]) -> Problem | None:
@@ -299,11 +305,13 @@ def _gradients(plan: Plan, modules: Mapping[str, Node], values: Values, sizes: S
     if not losses or sizes.problems:
         return
     try:
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(losses.values())).sum().backward()
     except Exception as fault:  # a library error in backward has no node; say what it was
         span = plan.graph.document.span("minimize", key=True)
         note = _library_text(fault)
-        sizes.problems.append(Problem("E401", "the gradient can't be computed", span, notes=(note,)))
+        sizes.problems.append(
+            Problem("E401", "the gradient can't be computed", span, notes=(note,))
+        )
         return
     for step in plan.steps:
         unreached = [
@@ -319,13 +327,18 @@ def _unreached(step: Step, names: list[str], module: Node) -> Problem:
     shown = ", ".join(names[:_SHOWN_PARAMETERS])
     more = len(names) - _SHOWN_PARAMETERS
     every = len(names) == sum(p.requires_grad for p in module.parameters())
-    title = f"no gradient reaches {step.name}" if every else f"no gradient reaches a part of {step.name}"
+    title = (
+        f"no gradient reaches {step.name}"
+        if every
+        else f"no gradient reaches a part of {step.name}"
+    )
     return Problem(
         "E302",
         title,
         step.span,
         got=shown + (f" and {more} more" if more > 0 else ""),
-        help="wire it to a loss that is minimised, or say `train: false`",
+        help="wire it to a loss that is minimised, with no stop-gradient between, "
+        "or say `train: false`",
     )
 
 

@@ -1,7 +1,7 @@
 """The clock: where a run is, and every number that depends on it.
 
-Schedules reach nodes as 0-d buffers that the clock fills in place, so a compiled step sees tensors and
-never a Python number that changes.
+Schedules reach nodes as 0-d buffers that the clock fills in place, so a compiled step sees tensors
+and never a Python number that changes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ class Clock(nn.Module):
         Raises:
             ValueError: A number is not positive.
         """
-        given = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "accumulate": accumulate}
+        given = {
+            "total_steps": total_steps,
+            "steps_per_epoch": steps_per_epoch,
+            "accumulate": accumulate,
+        }
         for name, value in given.items():
             if value is not None and value < 1:
                 raise ValueError(f"clock.set({name}={value}): a run has at least 1")
@@ -127,7 +131,7 @@ class Clock(nn.Module):
         return torch.arange(first, first + count)
 
     def _load_from_state_dict(self, *args: object, **keywords: object) -> None:
-        super()._load_from_state_dict(*args, **keywords)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **keywords)
         self.now, self.seen = int(self.step), int(self.samples)
 
 

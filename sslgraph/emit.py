@@ -1,8 +1,8 @@
 """Source code of a plan: straight-line PyTorch for any feed and fetch, which one can read.
 
-The emitted function calls modules (so hooks work), frees values after their last use and holds nothing
-of the YAML but validated identifiers. Under `torch.compile` it is split into regions: nodes that draw run
-outside, what lies between them is compiled.
+The emitted function calls modules (so hooks work), frees values after their last use and holds
+nothing of the YAML but validated identifiers. Under `torch.compile` it is split into regions: nodes
+that draw run outside, what lies between them is compiled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ class Emitted:
 
     def function(self, compiler: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
         """The function, with its regions compiled by `compiler` where one is given."""
-        linecache.cache[self.filename] = (len(self.code), None, self.code.splitlines(True), self.filename)
+        linecache.cache[self.filename] = (
+            len(self.code),
+            None,
+            self.code.splitlines(True),
+            self.filename,
+        )
         space: dict[str, Any] = {"torch": torch, "joined": joined}
         exec(compile(self.code, self.filename, "exec"), space)
         if compiler:
@@ -97,7 +102,9 @@ def emit(
     wanted = [wire.source for wire in [*fetch, *stored]]
     steps = plan.needed(wanted, given)
     steps = _outside_first(steps) if regions else steps
-    used = {wire.source for step in steps for wires in step.wires("read").values() for wire in wires}
+    used = {
+        wire.source for step in steps for wires in step.wires("read").values() for wire in wires
+    }
     needed = {*used, *wanted}
     data = [(DATA, name) for name in BATCH if (DATA, name) in needed]
     arguments = tuple(dict.fromkeys([*(port for port in given if port in needed), *data]))
@@ -145,7 +152,9 @@ class _Emission:
         for port in ports:
             self.names.setdefault(port, self._name(port))
         self.kept = {wire.source for wire in self.fetch}
-        self.kept |= {w.source for s in self.writers for ws in s.wires("write").values() for w in ws}
+        self.kept |= {
+            w.source for s in self.writers for ws in s.wires("write").values() for w in ws
+        }
 
     def _name(self, port: Port) -> str:
         """A local name for a port: the node's, with the port's where it has several."""

@@ -1,4 +1,4 @@
-"""A compiled method: one plain torch module that holds the nodes, the clock and the emitted forward."""
+"""A compiled method: one plain torch module with the nodes, the clock and the emitted forward."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class Nodes(nn.Module):
 class Method(nn.Module):
     """A method as a module.
 
-    `method(batch)` is the training forward; `method.outputs(batch)` the evaluation that probes, export
-    and pictures use; `method.run(feed, fetch)` any part. After `optimizer.step()` comes `after_step()`.
-    Made by `sslgraph.compile`.
+    `method(batch)` is the training forward; `method.outputs(batch)` the evaluation that probes,
+    export and pictures use; `method.run(feed, fetch)` any part. After `optimizer.step()` comes
+    `after_step()`. Made by `sslgraph.compile`.
     """
 
     def __init__(self, graph: Graph, plan: Plan, modules: Mapping[str, Node], seed: int) -> None:
@@ -111,9 +111,9 @@ class Method(nn.Module):
         """Compute the losses of a batch.
 
         Args:
-            batch: What the graph reads of the data: `image` B C H W, uint8 or float in [0, 1]; `index`
-                B, the positions of the samples in the run (the clock counts where it is left out);
-                `label` B.
+            batch: What the graph reads of the data: `image` B C H W, uint8 or float in [0, 1];
+                `index` B, the positions of the samples in the run (the clock counts where it is
+                left out); `label` B.
 
         Raises:
             GraphError: A schedule needs a length of the run that `clock.set` was not given.
@@ -128,7 +128,7 @@ class Method(nn.Module):
         return StepOutput(loss, terms)
 
     def after_step(self) -> None:
-        """Do what follows an optimizer step: nodes that write once a step or epoch, then the clock."""
+        """Do what follows an optimizer step: writes once a step or epoch, then the clock."""
         for _, node in self.nodes.items():
             node.clamp_learned()
         self._write("step")
@@ -138,7 +138,7 @@ class Method(nn.Module):
         self._pending, self._backward_seen = 0, False
 
     def skip_step(self) -> None:
-        """Give up an optimizer step after its forward: nothing is written, the clock stands still."""
+        """Give up an optimizer step after its forward: no writes, the clock stands still."""
         self._pending, self._backward_seen = 0, False
 
     def compile(self, *args: Any, **keywords: Any) -> None:
@@ -155,7 +155,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def outputs(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Compute the graph's `outputs` in evaluation: one clean view, running statistics, no writes.
+        """Compute `outputs` in evaluation: one clean view, running statistics, no writes.
 
         Args:
             batch: At least `image`.
@@ -243,7 +243,7 @@ class Method(nn.Module):
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def hands(self) -> list[Hand]:
-        """Every number that follows the run, with its schedule and the place where it was written."""
+        """Every number that follows the run, with its schedule and its place."""
         span = self.graph.document.span
         found = []
         for name, node in self.nodes.items():
@@ -274,7 +274,12 @@ class Method(nn.Module):
         self, given: Values, fetch: list[Wire], batch: Batch, *, writing: bool = False
     ) -> tuple[Tensor, ...]:
         evaluating = not self.training
-        key = (tuple(given), tuple((w.source, w.reference.text) for w in fetch), evaluating, writing)
+        key = (
+            tuple(given),
+            tuple((w.source, w.reference.text) for w in fetch),
+            evaluating,
+            writing,
+        )
         if key not in self._emitted:
             regions = self._compiler is not None
             source = emit(
@@ -345,8 +350,9 @@ class Method(nn.Module):
         if self._backward_seen and self._pending >= self.clock.accumulate and not self._warned:
             self._warned = True
             warnings.warn(
-                "a second training forward after a backward without method.after_step(): schedules, "
-                "ema copies and the clock stand still; call it after each optimizer.step(), or say "
+                "a second training forward after a backward without method.after_step(): "
+                "schedules, ema copies and the clock stand still; call it after each "
+                "optimizer.step(), or say "
                 "method.clock.set(accumulate=...)",
                 stacklevel=5,  # past forward, torch's two call methods, to the caller
             )
@@ -357,7 +363,9 @@ class Method(nn.Module):
         clock = self.clock
         state = (clock.now, clock.total_steps, clock.steps_per_epoch)
         if state != self._turned:
-            clock.turn(self.hands(), [s for s in self.plan.steps if s.declaration.writes == "epoch"])
+            clock.turn(
+                self.hands(), [s for s in self.plan.steps if s.declaration.writes == "epoch"]
+            )
             self._turned = state
 
     def _watch_backward(self, loss: Tensor) -> None:
@@ -369,7 +377,7 @@ class Method(nn.Module):
 
     def _apply(self, *args: Any, **keywords: Any) -> Method:
         self._turned = None
-        super()._apply(*args, **keywords)
+        super()._apply(*args, **keywords)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -378,7 +386,7 @@ class Method(nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.plan = make_plan(self.graph)
 
 

@@ -1,4 +1,4 @@
-"""The plan of a checked graph: which node runs when, on which wires, and what is written afterwards.
+"""The plan of a checked graph: which node runs when, on which wires, and what is written then.
 
 The plan is the only order there is. `walk` runs it node by node; `emit` turns it into source.
 """

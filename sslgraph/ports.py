@@ -1,9 +1,9 @@
 """Ports: what a node type takes and gives. Kinds, axes, and the declaration of a node type.
 
-A port is a kind (what the numbers mean) and named axes (how they are laid out). In an axis string an
-UPPER case name is free and bound by the wire, a lower case name is the value of a setting, a number is
-itself and ``...`` stands for any leading axes. Axis names are local to a node. This module imports no
-torch, so checks can read a declaration without it.
+A port is a kind (what the numbers mean) and named axes (how they are laid out). In an axis string
+an UPPER case name is free and bound by the wire, a lower case name is the value of a setting, a
+number is itself and ``...`` stands for any leading axes. Axis names are local to a node. This
+module imports no torch, so checks can read a declaration without it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def parse_axes(text: str) -> tuple[str, ...]:
     axes = tuple(text.split())
     for place, axis in enumerate(axes):
         if not _AXIS.fullmatch(axis) or (axis == "..." and place):
-            raise ValueError(f"'{axis}' in '{text}' is no axis: use names, numbers or a leading ...")
+            raise ValueError(
+                f"'{axis}' in '{text}' is no axis: use names, numbers or a leading ..."
+            )
     return axes
 
 

@@ -1,7 +1,8 @@
 """Node types by name. A family is imported only when a graph uses it.
 
-The shipped types stand in one table, name to module. Others come from a Python file (`load_file`) or
-from the entry-point group ``sslgraph.nodes``. YAML names registered types only, never import paths.
+The shipped types stand in one table, name to module. Others come from a Python file (`load_file`)
+or from the entry-point group ``sslgraph.nodes``. YAML names registered types only, never import
+paths.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running a plan node by node: for the meta run, for profiling, and to hold emitted code against."""
+"""Running a plan node by node: for the meta run, and to hold emitted code against."""
 
 from __future__ import annotations
 

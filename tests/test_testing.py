@@ -39,7 +39,7 @@ class Scaled(PerImage, use="test_scaled"):
 
     factor: Tensor
 
-    def build(self, D: int) -> None:  # type: ignore[override]
+    def build(self, D: int) -> None:
         self.layer = nn.Linear(D, D)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class Memory(Node, use="test_memory"):
     y = Out("embedding", "V B D")
     writes = "batch"
 
-    def build(self, V: int, B: int, D: int) -> None:  # type: ignore[override]
+    def build(self, V: int, B: int, D: int) -> None:
         self.register_buffer("kept", torch.zeros(V, B, D))
 
     kept: Tensor
@@ -264,7 +264,7 @@ def test_writing_what_backward_needs() -> None:
         y = Out("embedding", "V B D")
         writes = "batch"
 
-        def build(self, D: int) -> None:  # type: ignore[override]
+        def build(self, D: int) -> None:
             self.register_buffer("scale", torch.ones(D))
 
         scale: Tensor
@@ -280,7 +280,7 @@ def test_writing_what_backward_needs() -> None:
 
 def test_gradients_of_parameters() -> None:
     class Unused(PerImage, use="unused"):
-        def build(self, D: int) -> None:  # type: ignore[override]
+        def build(self, D: int) -> None:
             self.layer = nn.Linear(D, D)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ def test_gradients_that_are_not_finite() -> None:
 
 def test_autocast() -> None:
     class Overflowing(PerImage, use="overflowing"):
-        def build(self, D: int) -> None:  # type: ignore[override]
+        def build(self, D: int) -> None:
             self.layer = nn.Linear(D, D)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -347,7 +347,7 @@ def test_settings() -> None:
 
 def test_state() -> None:
     class Lost(Memory, use="lost"):
-        def build(self, V: int, B: int, D: int) -> None:  # type: ignore[override]
+        def build(self, V: int, B: int, D: int) -> None:
             self.register_buffer("kept", torch.zeros(V, B, D), persistent=False)
 
     assert "y differs after load_state_dict" in broken(Lost, "state")
@@ -366,7 +366,7 @@ class Tied(PerImage, use="test_tied"):
 
     sample_axes = {"D": 7}
 
-    def build(self, D: int) -> None:  # type: ignore[override]
+    def build(self, D: int) -> None:
         self.weight = nn.Parameter(torch.ones(D))
 
     def __deepcopy__(self, memo: Any) -> Tied:

@@ -33,7 +33,7 @@ def test_weights_of_a_timm_model_arrive(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=0)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     method = sslgraph.compile(_with_weights(tmp_path / "model.safetensors"))
-    for name, value in method.nodes["encoder"].model.state_dict().items():
+    for name, value in method.nodes["encoder"].get_submodule("model").state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
 
 

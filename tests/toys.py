@@ -30,7 +30,7 @@ class Pixels(Node, use="toy_pixels"):
 
     gain: Tensor
 
-    def build(self, C: int) -> None:  # type: ignore[override]
+    def build(self, C: int) -> None:
         self.layer = nn.Linear(C, self.config.out)
 
     def forward(self, image: Tensor) -> Any:
@@ -49,7 +49,7 @@ class Scale(Node, use="toy_scale"):
 
     factor: Tensor
 
-    def build(self, D: int) -> None:  # type: ignore[override]
+    def build(self, D: int) -> None:
         self.layer = nn.Linear(D, D)
 
     def forward(self, x: Tensor, shift: Tensor | None) -> Tensor:

@@ -18,9 +18,9 @@ def review(wiring: Wiring, *, sound: bool) -> list[Problem]:
         wiring: The wiring.
         sound: Whether all its wires are; with a broken one, what is unused is not known.
     """
-    problems = []
-    if not wiring.graph.minimize:
-        problems.append(_nothing_to_minimise(wiring))
+    problems: list[Problem] = []
+    if not wiring.graph.minimize:  # then every node is unused, which says nothing
+        return [] if _was_meant(wiring) else [_nothing_to_minimise(wiring)]
     if sound and (wiring.losses or wiring.outputs):
         problems += _unused(wiring)
     return problems
@@ -46,15 +46,20 @@ def live(wiring: Wiring) -> set[str]:
     flow = wiring.flow()
     for name, inputs in wiring.inputs.items():
         for wires in inputs.values():
-            flow.add_edges_from(
-                (wire.source[0], name) for wire in wires if wire.source[0] != DATA
-            )
+            flow.add_edges_from((wire.source[0], name) for wire in wires if wire.source[0] != DATA)
     wanted = {node for node, _ in wiring.losses.values()}
     wanted |= {wire.source[0] for wire in wiring.outputs.values()} - {DATA}
     needed = set(wanted)
     for name in wanted:
         needed |= nx.ancestors(flow, name)
     return needed
+
+
+def _was_meant(wiring: Wiring) -> bool:
+    """Whether something was to be minimised, but its text is wrong, as reading has said."""
+    graph = wiring.graph
+    misspelt = any(problem.code == "E030" for problem in graph.problems)
+    return misspelt or bool(graph.document.data.get("minimize"))
 
 
 def _nothing_to_minimise(wiring: Wiring) -> Problem:

@@ -62,9 +62,7 @@ def _declaration(graph: Graph, spec: NodeSpec, problems: list[Problem]) -> Decla
         return None
 
 
-def _config(
-    graph: Graph, spec: NodeSpec, declaration: Declaration, problems: list[Problem]
-) -> Any:
+def _config(graph: Graph, spec: NodeSpec, declaration: Declaration, problems: list[Problem]) -> Any:
     settings = dict(spec.settings)
     if spec.of:
         settings["of"] = spec.of  # no type of ours takes one unless it declares the setting

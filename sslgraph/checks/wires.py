@@ -1,8 +1,10 @@
 """Wires: every reference resolved to a port; names, required inputs, cycles, kinds and views.
 
-Codes: E201 no such node - E202 no such port - E203 wrong kind - E204 wrong size - E205 input missing -
+Codes: E201 no such node - E202 no such port - E203 wrong kind - E204 wrong size - E205 input
+    missing -
 E206 cycle - E207 no such input - E208 which input or output is meant - E209 no such view -
-E210 views do not suit the node - E211 views of several kinds in one list - E212 not a loss
+E210 views do not suit the node, or are too many - E211 views of several kinds in one list -
+E212 not a loss
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from sslgraph.ports import BATCH, Identities, Kind
 from sslgraph.spec import Graph, Reference
 
 DATA = "batch"
+MOST_VIEWS = 4096
+"""Views of one port; lists of lists would double them without end."""
 
 Port = tuple[str, str]
 """A port of a graph: node name (or ``batch``) and port name."""
@@ -75,7 +79,7 @@ class Wiring:
         graph.add_nodes_from(self.inputs)
         for name in self.inputs:
             for _, wire in self.reads(name):
-                if wire.source[0] in self.inputs:
+                if wire.source[0] in self.inputs and wire.source[0] != DATA:
                     graph.add_edge(wire.source[0], name, wire=wire)
         return graph
 
@@ -109,7 +113,7 @@ def connect(graph: Graph, nodes: Mapping[str, Bound]) -> tuple[Wiring, list[Prob
 def resolve(
     graph: Graph, nodes: Mapping[str, Bound], reference: Reference, problems: list[Problem]
 ) -> Wire | None:
-    """The port that a reference means, or None with a problem (none if its node is broken anyway)."""
+    """The port that a reference means, or None with a problem (none if its node is broken)."""
     span = graph.document.span(*reference.path)
     if reference.node == DATA:
         port = reference.port or ""
@@ -121,6 +125,8 @@ def resolve(
             )
             return None
         return Wire(reference, (DATA, port))
+    if not graph.nodes:
+        return None  # reading has said so
     if reference.node not in graph.nodes:
         hint = did_you_mean(reference.node, [*graph.nodes, DATA], show="nodes")
         title = f"no node named '{reference.node}'"
@@ -165,13 +171,14 @@ def _plug(
             problems.append(Problem("E207", title, span, under=hint))
             continue
         wires = [resolve(graph, nodes, reference, problems) for reference in references]
-        plugged[port] = tuple(wire for wire in wires if wire)
+        # A list with a broken reference says nothing of views; better no wire than half of them.
+        plugged[port] = tuple(wire for wire in wires if wire) if all(wires) else ()
     _missing(graph, bound, problems)
-    for name, port in declared.inputs.items():
-        if port.default and name not in plugged:
-            node, _, output = port.default.partition(".")
+    for name, input_ in declared.inputs.items():
+        if input_.default and name not in plugged:
+            node, _, output = input_.default.partition(".")
             path = ("nodes", bound.spec.name)
-            reference = Reference(node, output, None, None, path, port.default)
+            reference = Reference(node, output, None, None, path, input_.default)
             plugged[name] = (Wire(reference, (node, output)),)
     return {name: plugged[name] for name in declared.inputs if plugged.get(name)}
 
@@ -194,11 +201,16 @@ def _only_required(graph: Graph, bound: Bound, problems: list[Problem]) -> str |
 def _missing(graph: Graph, bound: Bound, problems: list[Problem]) -> None:
     given = bound.spec.inputs
     missing = [name for name in bound.declaration.required if name not in given]
-    if not missing or "" in given:
+    unknown = any(name not in bound.declaration.inputs for name in given)
+    if not missing or unknown:  # a bare reference, or a wrong name that was reported
         return
     declared = bound.declaration
     wants = ", ".join(f"{name}: {declared.inputs[name]}" for name in missing)
-    example = "in: ..." if len(declared.required) == 1 else f"in: {{{', '.join(f'{m}: ...' for m in missing)}}}"
+    example = (
+        "in: ..."
+        if len(declared.required) == 1
+        else f"in: {{{', '.join(f'{m}: ...' for m in missing)}}}"
+    )
     problems.append(
         Problem(
             "E205",
@@ -213,6 +225,8 @@ def _missing(graph: Graph, bound: Bound, problems: list[Problem]) -> None:
 def _minimised(wiring: Wiring, name: str, problems: list[Problem]) -> None:
     graph = wiring.graph
     span = graph.document.span("minimize", name, key=True)
+    if not graph.nodes:
+        return  # reading has said so
     if name not in graph.nodes:
         losses = [n for n, bound in wiring.nodes.items() if bound.declaration.is_loss]
         hint = did_you_mean(name, losses, show="losses")
@@ -246,7 +260,9 @@ def _ordered(wiring: Wiring, problems: list[Problem]) -> bool:
     """Put producers first; a cycle is one problem at the wire that closes it."""
     flow = wiring.flow()
     rank = {name: place for place, name in enumerate(wiring.inputs)}
-    for members in sorted(nx.strongly_connected_components(flow), key=lambda c: min(rank[n] for n in c)):
+    for members in sorted(
+        nx.strongly_connected_components(flow), key=lambda c: min(rank[n] for n in c)
+    ):
         part = flow.subgraph(members)
         if len(members) == 1 and not part.number_of_edges():
             continue
@@ -292,10 +308,22 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
         kind = variables.get(out.kind.variable) if out.kind.variable else out.kind.allowed[0]
         if kind:
             wiring.kinds[name, port] = kind
+    if any(len(views) > MOST_VIEWS for views in arriving.values()):
+        problems.append(_too_many(wiring, name))
+        return
     if sound and set(arriving) >= set(bound.declaration.required):
         made = bound.declaration.identities(name, bound.config, arriving)
         wiring.identities.update({(name, port): views for port, views in made.items()})
         _review(wiring, bound, arriving, problems)
+
+
+def _too_many(wiring: Wiring, name: str) -> Problem:
+    return Problem(
+        "E210",
+        f"{name} gets more than {MOST_VIEWS} views",
+        wiring.graph.document.span("nodes", name, "in"),
+        help="each list of references adds up its views; name fewer",
+    )
 
 
 def _kind_fits(
@@ -322,7 +350,7 @@ def _kind_fits(
 
 
 def _would_fit(wiring: Wiring, kind: Kind, near: str, consumer: str) -> Iterable[str]:
-    """Up to three ports that carry this kind: first of the same node, then of the nearest producers."""
+    """Up to three ports of this kind: first of the same node, then of the nearest producers."""
     before = wiring.order[: wiring.order.index(consumer)]
     found = 0
     for name in [near, *reversed(before)]:
@@ -352,6 +380,7 @@ def _mixed(wiring: Wiring, name: str, port: str, kinds: set[str], problems: list
             wiring.graph.document.span(*path),
             expected="one kind",
             got=" and ".join(sorted(kinds)),
+            help="use a second node for the other kind",
         )
     )
 
@@ -392,4 +421,3 @@ def _review(
             help=remedy,
         )
     )
-

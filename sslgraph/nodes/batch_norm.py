@@ -19,14 +19,16 @@ class BatchNorm(nn.Module):
     """Batch normalisation with declared statistics.
 
     Args:
-        of: The torch (or timm) batch norm whose parameters, buffers and constants it takes over; the
-            names stay, so state dicts fit both ways. timm's activation after the norm is kept.
+        of: The torch (or timm) batch norm whose parameters, buffers and constants it takes over;
+            the names stay, so state dicts fit both ways. timm's activation after the norm is kept.
         rule: Whose samples share statistics. ``ranks: all`` averages over processes with gradient.
 
-    Training uses the statistics of the batch and updates the running ones; evaluation uses the running
-    ones only. Shape: N C ... -> the same.
+    Training uses the statistics of the batch and updates the running ones; evaluation uses the
+    running ones only. Shape: N C ... -> the same.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import timm
 from pydantic import Field, PositiveInt, field_validator
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from sslgraph.errors import did_you_mean
@@ -25,8 +26,8 @@ _OWN_ARGUMENTS = frozenset(
 class Encoder(Node, use="encoder"):
     """A timm model without its classifier.
 
-    `embedding` is the pooled feature that timm's classifier would see, `tokens` the last feature map, a row
-    of D numbers a place, class and register tokens left out.
+    `embedding` is the pooled feature that timm's classifier would see, `tokens` the last feature
+    map, a row of D numbers a place, class and register tokens left out.
 
     Shapes: image B C H W -> embedding B D, tokens B N D.
     """
@@ -34,16 +35,17 @@ class Encoder(Node, use="encoder"):
     image = In("image", "B C H W")
     embedding = Out("embedding", "B D")
     tokens = Out("tokens", "B N D")
-    sample = {"arch": "test_resnet"}
+    sample = {"arch": "resnet10t"}
 
     class Config(Node.Config):
         """Settings.
 
         Attributes:
             arch: Name of a timm model, such as `resnet50` or `vit_small_patch16_224`.
-            readout: What `embedding` is: the model's own choice, its class token, or the mean token.
-            image_size: A size in pixels that the model is built for and others are refused; `dynamic`
-                interpolates position embeddings; the size of the first input if absent.
+            readout: What `embedding` is: the model's own choice, its class token, or the mean
+                token.
+            image_size: A size in pixels that the model is built for and others are refused;
+                `dynamic` interpolates position embeddings; the size of the first input if absent.
             drop_path: Highest rate of stochastic depth.
             args: Further arguments of `timm.create_model`.
             batch_norm: Whose samples share statistics; the run's rule if absent.
@@ -71,7 +73,7 @@ class Encoder(Node, use="encoder"):
             if own:
                 raise fault(
                     f"'{own[0]}' is not for `args`",
-                    help="use arch, readout, image_size and drop_path; the node sets the rest itself",
+                    help="use arch, readout, image_size, drop_path; the node sets the rest",
                 )
             return args
 
@@ -82,6 +84,7 @@ class Encoder(Node, use="encoder"):
             self.model: nn.Module = timm.create_model(self.config.arch, **self.model_args)
         except TypeError as failure:
             raise self._refused(failure) from failure
+        self._whole_patches(H, W)
         self._layout = str(getattr(self.model, "output_fmt", "NCHW"))
 
     def _arguments(self, channels: int, height: int, width: int) -> dict[str, Any]:
@@ -105,6 +108,21 @@ class Encoder(Node, use="encoder"):
         elif _has_fixed_size(config.arch):
             arguments["img_size"] = (height, width)
         return arguments
+
+    def _whole_patches(self, height: int, width: int) -> None:
+        """Refuse sizes at which timm would leave out the last pixels without a word."""
+        embed = getattr(self.model, "patch_embed", None)
+        if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
+            return
+        high, wide = embed.patch_size
+        if height % high or width % wide:
+            raise SettingError(
+                f"{self.config.arch} cuts images into patches of {high} x {wide}",
+                path=("arch",),
+                expected=f"sides that are multiples of {high}",
+                got=f"images of {height} x {width}",
+                help="make views of such a size",
+            )
 
     def _refused(self, failure: TypeError) -> SettingError:
         """The setting behind an argument that this model does not take."""

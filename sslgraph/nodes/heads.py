@@ -35,8 +35,8 @@ class Mlp(Node):
             out: Width of the output.
             act: Activation after each hidden layer.
             norm: Norm before each activation.
-            end: What follows the last layer: batch norm (`bn`), batch norm with a scale but no shift
-                (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
+            end: What follows the last layer: batch norm (`bn`), batch norm with a scale but no
+                shift (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
             bias: Whether linear layers have a bias.
             init: Standard deviation of the first weights; PyTorch's rule if absent.
             batch_norm: Whose samples share statistics; the run's rule if absent.
@@ -74,7 +74,7 @@ class Mlp(Node):
         y: Tensor = self.layers(x.flatten(0, -2))
         if self.config.end == "l2":
             y = functional.normalize(y, dim=-1)
-        return y.unflatten(0, x.shape[:-1])
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _ending(end: End, width: int) -> list[nn.Module]:

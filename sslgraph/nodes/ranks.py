@@ -29,7 +29,7 @@ def gather(x: Tensor, dim: int, *, grad: bool) -> Tensor:
     if world_size() == 1:
         return x
     if grad:
-        return _Gather.apply(x, dim)  # type: ignore[no-untyped-call, no-any-return]
+        return _Gather.apply(x, dim)  # type: ignore[no-any-return]
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts, dim)
@@ -39,14 +39,16 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum over ranks; the gradient is summed likewise."""
     if world_size() == 1:
         return x
-    return _Sum.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return _Sum.apply(x)  # type: ignore[no-any-return]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, dim: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.dim, ctx.size = dim, x.shape[dim]
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        parts = [
+            torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())
+        ]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts, dim)
 

@@ -26,9 +26,9 @@ from sslgraph.schedules import fault
 class Augment(Node, use="augment"):
     """Random views of each image, every sample with draws of its own (SimCLR, appendix A).
 
-    A draw is a function of seed, node, view and sample position, so a sample gets the same views in any
-    batch, on any rank and with any number of workers. In evaluation there is one view: resized, the centre,
-    normalised as in training.
+    A draw is a function of seed, node, view and sample position, so a sample gets the same views in
+    any batch, on any rank and with any number of workers. In evaluation there is one view: resized,
+    the centre, normalised as in training.
 
     Shapes: image 1 B C H W, uint8 or float in [0, 1] -> y views B C size size, float.
     """
@@ -46,8 +46,8 @@ class Augment(Node, use="augment"):
         Attributes:
             views: Number of views.
             size: Side of a view in pixels.
-            ops: Operations in the order in which they are applied, such as `{flip: 0.5}`; `{each: [...]}`
-                in the place of a value gives one value a view.
+            ops: Operations in the order in which they are applied, such as `{flip: 0.5}`; `{each:
+                [...]}` in the place of a value gives one value a view.
         """
 
         views: PositiveInt = 2
@@ -74,14 +74,19 @@ class Augment(Node, use="augment"):
     def build(self, C: int, H: int, W: int) -> None:
         """See that the operations suit images of C channels."""
         self.salt = text_key(self.context.name)
-        for place, name, needed in wrong_channels(self.config.ops, C):
-            raise SettingError(
+        faults: tuple[SettingError, ...] = ()
+        for place, name, needed in reversed(list(wrong_channels(self.config.ops, C))):
+            fault = SettingError(
                 f"operation '{name}' is not for images of {C} channels",
                 path=("ops", place),
                 expected=f"images of {needed} channels",
                 got=f"{C} channels",
                 help="drop it, or let the data give such images (data.batch.channels)",
+                more=faults,
             )
+            faults = (fault, *faults)
+        if faults:
+            raise faults[0]
 
     def forward(self, image: Tensor, position: Tensor) -> Tensor:
         """Views of a batch of images."""

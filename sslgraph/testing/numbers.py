@@ -16,7 +16,7 @@ def gradients(subject: Subject) -> str:
     node, inputs = subject.node(), _watched(subject)
     total = _total(subject.run(node, inputs))
     if total.requires_grad:
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
     for name, parameter in node.named_parameters():
         _finite(subject, f"gradient of parameter {name}", parameter.grad)
     for name, value in subject.reads(inputs).items():
@@ -45,7 +45,7 @@ def autocast(subject: Subject) -> str:
             subject.fail(f"autocast of output {name}", "numbers that are not finite", "finite ones")
     total = _total(outputs)
     if total.requires_grad:
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
     for name, parameter in node.named_parameters():
         _finite(subject, f"autocast, gradient of parameter {name}", parameter.grad)
     return ""

@@ -56,7 +56,7 @@ def writing(subject: Subject) -> str:
     total = sum(value.sum() for value in handed.values() if value.requires_grad)
     if isinstance(total, Tensor):
         try:
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
         except RuntimeError as failure:
             subject.fail("writing", f"backward after the write fails: {failure}", "a gradient")
     return ""

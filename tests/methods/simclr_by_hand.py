@@ -1,7 +1,8 @@
 """SimCLR written by hand with torch, timm and kornia: nothing of the package is imported here.
 
-It follows the paper's code step by step, one image after the other where the package works on batches. The
-random parameters come from the documented formula (nested SplitMix64 of seed, node, view, position).
+It follows the paper's code step by step, one image after the other where the package works on
+batches. The random parameters come from the documented formula (nested SplitMix64 of seed, node,
+view, position).
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Sample:
         lanes = () if lane is None else (lane,)
         return mix(text_key(name), self.key, *lanes)
 
-    def uniform(self, name: str, low: float = 0, high: float = 1, lane: int | None = None) -> Tensor:
+    def uniform(
+        self, name: str, low: float = 0, high: float = 1, lane: int | None = None
+    ) -> Tensor:
         number = torch.tensor(self.bits(name, lane) >> 40, dtype=torch.float32) * 2.0**-24
         return number * (high - low) + low
 
@@ -119,7 +122,8 @@ def jitter(image: Tensor, draw: Sample, strengths: Sequence[float]) -> Tensor:
 def make_view(image: Tensor, draw: Sample, setting: Mapping[str, Any]) -> Tensor:
     """One view of one image: crop, flip, jitter, gray, blur."""
     size = setting["size"]
-    image = crop(image, draw, *setting["crop"], size, setting["interpolation"])
+    low, high = setting["crop"]
+    image = crop(image, draw, low, high, size, setting["interpolation"])
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
     if draw.uniform("jitter/0/hit") < 0.8:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.simclr_by_hand import SimCLR, make_views
 from torch import Tensor
 
 import sslgraph
+from tests.methods.simclr_by_hand import SimCLR, make_views
 
 SEED = 3
 SMALL = {"vars.arch": "test_resnet", "vars.size": 24, "vars.hidden": 32, "vars.dim": 16}
@@ -69,7 +69,9 @@ def test_loss_and_gradients_are_equal_over_three_steps(
         for descent in descents:
             descent.step()
         method.after_step()
-    for ours, theirs in zip(method.nodes["encoder"].buffers(), by_hand.encoder.buffers(), strict=True):
+    for ours, theirs in zip(
+        method.nodes["encoder"].buffers(), by_hand.encoder.buffers(), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 

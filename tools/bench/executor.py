@@ -4,8 +4,10 @@
 
 Two figures:
 
-1. Time of a training step (views, forward, backward) of the compiled graph over that of a plain module
-   on the same weights, pair by pair, order drawn at random; the median of the ratios with a bootstrap interval.
+1. Time of a training step (views, forward, backward) of the compiled graph over that of a plain
+module
+   on the same weights, pair by pair, order drawn at random; the median of the ratios with a
+   bootstrap interval.
 2. Time of the emitted code per node when every node is replaced by an identity.
 """
 
@@ -50,7 +52,9 @@ def by_hand(method: Method) -> SimCLR:
     assert isinstance(first, nn.Linear)
     arch = method.nodes["encoder"].config.arch
     out = method.nodes["projector"].config.out
-    hand = SimCLR(arch, first.in_features, first.out_features, out, float(method.nodes["loss"].temperature))
+    hand = SimCLR(
+        arch, first.in_features, first.out_features, out, method.nodes["loss"].config.temperature
+    )
     hand.encoder.load_state_dict(method.nodes["encoder"].get_submodule("model").state_dict())
     hand.projector.load_state_dict(layers.state_dict())
     return hand.train()
@@ -59,7 +63,7 @@ def by_hand(method: Method) -> SimCLR:
 def seconds(step: Callable[[], Tensor], module: nn.Module) -> float:
     module.zero_grad()
     start = time.perf_counter()
-    step().backward()  # type: ignore[no-untyped-call]
+    step().backward()
     return time.perf_counter() - start
 
 
@@ -82,7 +86,8 @@ def compare(pairs: int, batch: int) -> None:
     views = method.nodes["views"]
 
     def graph_step() -> Tensor:
-        return method(data).loss
+        loss: Tensor = method(data).loss
+        return loss
 
     def hand_step() -> Tensor:
         made = views((images.float() / 255)[None], data["index"][None])

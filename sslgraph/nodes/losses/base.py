@@ -18,7 +18,8 @@ class Loss(Node):
         """Value of a network that tells nothing apart.
 
         Args:
-            sizes: Axis sizes of the inputs, such as ``{"V": 2, "B": 256, "D": 128}``; B counts all ranks.
+            sizes: Axis sizes of the inputs, such as ``{"V": 2, "B": 256, "D": 128}``; B counts all
+                ranks.
         """
         return None
 

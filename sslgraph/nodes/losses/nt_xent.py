@@ -19,9 +19,10 @@ from sslgraph.schedules import Bounds, Number
 class NtXent(Loss, use="nt_xent"):
     """Tell the other view of an image from all other images (SimCLR, equation 1).
 
-    Each embedding is an anchor once. Its positives are the other views of its image, its negatives every
-    view of every other image, over all processes. With two views this is the paper's loss; with more the
-    logarithm stands outside the mean over positives (SupCon, equation 2, every image its own class).
+    Each embedding is an anchor once. Its positives are the other views of its image, its negatives
+    every view of every other image, over all processes. With two views this is the paper's loss;
+    with more the logarithm stands outside the mean over positives (SupCon, equation 2, every image
+    its own class).
 
     Shapes: x V B D, not normalised; the loss is a scalar in nats.
     """
