@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 @click.argument("name", type=METHOD, metavar="NODE|METHOD")
 @changes
 @own_nodes
-@click.pass_context
 def describe(
-    ctx: click.Context,
     name: str,
     preset: str | None,
     settings: Sequence[str],
@@ -47,7 +45,7 @@ def describe(
     elif not is_node:
         known = [*registry.names(), *shipped_methods()]
         near = did_you_mean(name, known, show="node types and methods")
-        fail(ctx, f"no node type or method '{name}': {near}")
+        fail(f"no node type or method '{name}': {near}")
 
 
 def _print_node(use: str) -> None:

@@ -53,7 +53,7 @@ def draw(
         found = report(graph, sizes=sizes)
         write_bytes(path, render(reported(found), form))
     except DrawingError as failure:
-        fail(ctx, str(failure))
+        fail(str(failure))
     click.echo(f"wrote   {path}")
     print_problems(found.problems, stderr=True)
     ctx.exit(1 if errors_of(found.problems) else 0)

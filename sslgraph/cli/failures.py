@@ -61,37 +61,37 @@ class Commands(click.Group):
         """The commands in the order in which a user meets them."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what goes wrong in a known way becomes a text and an exit code."""
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; what goes wrong in a known way becomes a text and an exit code."""
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **extra)
         except GraphError as failure:
             print_problems(failure.problems, stderr=True)
-            ctx.exit(1)
+            sys.exit(1)
         except (NodeFileError, WriteError) as failure:
-            fail(ctx, str(failure))
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted", err=True)
-            ctx.exit(EXIT_INTERRUPTED_BY_USER)
-        except BrokenPipeError:
-            _close_stdout()
-            ctx.exit(0)
-        except OSError as failure:
-            if failure.errno not in _OF_THE_MACHINE:
-                failure.add_note(_report_it())
-                raise
-            fail(ctx, _os_text(failure))
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+            fail(str(failure))
         except Exception as failure:
+            if isinstance(failure, OSError) and failure.errno in _OF_THE_MACHINE:
+                fail(_os_text(failure))
             failure.add_note(_report_it())
             raise
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; stop quietly where the user or a reader of the output has left."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED_BY_USER)
+        except BrokenPipeError:
+            _close_stdout()
+            sys.exit(0)
 
-def fail(ctx: click.Context, text: str, code: int = 1) -> NoReturn:
+
+def fail(text: str, code: int = 1) -> NoReturn:
     """Say in one line what is wrong and exit."""
     click.echo(f"sslgraph: {text}", err=True)
-    ctx.exit(code)
+    sys.exit(code)
 
 
 def version_text() -> str:

@@ -87,8 +87,7 @@ def _print_code(found: Report) -> None:
 @click.command(epilog=examples("sslgraph nodes loss", "sslgraph nodes 'p*'"))
 @click.argument("pattern", default="")
 @own_nodes
-@click.pass_context
-def nodes(ctx: click.Context, pattern: str, node_files: Sequence[str]) -> None:
+def nodes(pattern: str, node_files: Sequence[str]) -> None:
     """List node types, those that PATTERN finds if one is given.
 
     PATTERN is a word in the name, family or summary, or a name with * and ?.
@@ -100,5 +99,5 @@ def nodes(ctx: click.Context, pattern: str, node_files: Sequence[str]) -> None:
     rows = [row for row in found if _finds(pattern, row)]
     if not rows:
         near = did_you_mean(pattern, registry.names(), show="node types")
-        fail(ctx, f"'{pattern}' finds no node type; {near}")
+        fail(f"'{pattern}' finds no node type; {near}")
     table(rows, ("type", "family", "summary"), on=console())

@@ -71,7 +71,7 @@ def run(
     """
     if resume is not None:
         _only_resume(ctx)
-        ctx.exit(_guarded(ctx, lambda console: _resumed(resume, console)))
+        ctx.exit(_guarded(lambda console: _resumed(resume, console)))
     if source is None:
         raise click.UsageError("give a METHOD, or --resume RUN_DIR", ctx)
     graph = read_graph(source, preset, settings)
@@ -106,7 +106,7 @@ def run(
             console=console,
         )
 
-    ctx.exit(_guarded(ctx, work))
+    ctx.exit(_guarded(work))
 
 
 def _only_resume(ctx: click.Context) -> None:
@@ -135,7 +135,7 @@ def _resumed(path: Path, console: Console) -> Result:
     return resume(path, images, test_source=tests, console=console)
 
 
-def _guarded(ctx: click.Context, work: Callable[[Console], Result]) -> int:
+def _guarded(work: Callable[[Console], Result]) -> int:
     """Train and give the exit code; what data and training say of themselves is one line."""
     from sslgraph.data import DataError
     from sslgraph.train import RunError
@@ -143,9 +143,9 @@ def _guarded(ctx: click.Context, work: Callable[[Console], Result]) -> int:
     try:
         return work(console()).exit_code
     except RunError as failure:
-        fail(ctx, str(failure), failure.exit_code)
+        fail(str(failure), failure.exit_code)
     except DataError as failure:
-        fail(ctx, str(failure))
+        fail(str(failure))
 
 
 def _images(

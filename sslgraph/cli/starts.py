@@ -31,15 +31,14 @@ _SUFFIXES = (".yaml", ".yml")
 @click.argument("name")
 @click.option("--from", "source", type=METHOD, metavar="METHOD", required=True, help="The start.")
 @click.option("--extends", "short", is_flag=True, help="Write only what differs, not a copy.")
-@click.pass_context
-def new(ctx: click.Context, name: str, source: str, *, short: bool) -> None:
+def new(name: str, source: str, *, short: bool) -> None:
     """Start a method of your own from another one.
 
     Writes NAME.yaml, a copy with the comments, and beside it a JSON Schema by which an editor
     completes and checks node types and settings.
     """
     name = name.removesuffix(".yaml").removesuffix(".yml")
-    _require_new(ctx, name, source)
+    _require_new(name, source)
     graph = read_graph(source, None, ())
     if errors_of(graph.problems):
         raise GraphError(graph.problems)
@@ -55,19 +54,19 @@ def new(ctx: click.Context, name: str, source: str, *, short: bool) -> None:
         click.echo(f"{'next' if number == 0 else '':8}{command}")
 
 
-def _require_new(ctx: click.Context, name: str, source: str) -> None:
+def _require_new(name: str, source: str) -> None:
     if not _NAME.fullmatch(name):
         raise click.BadParameter(
             f"'{name}' can't name a method: use letters, digits, '_' and '-'", param_hint="'NAME'"
         )
     methods = shipped_methods()
     if name in methods:
-        fail(ctx, f"'{name}' is the name of a method that comes with sslgraph: take another name")
+        fail(f"'{name}' is the name of a method that comes with sslgraph: take another name")
     if source not in methods and not source.endswith(_SUFFIXES):
-        fail(ctx, f"no method '{source}': {did_you_mean(source, methods, show='methods')}")
+        fail(f"no method '{source}': {did_you_mean(source, methods, show='methods')}")
     for suffix in _SUFFIXES:
         if Path(name + suffix).exists():
-            fail(ctx, f"{name}{suffix} exists: take another name, or remove it")
+            fail(f"{name}{suffix} exists: take another name, or remove it")
 
 
 def _copy(name: str, source: str, graph: Graph) -> str:
