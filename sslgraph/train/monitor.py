@@ -110,7 +110,7 @@ class Monitor:
         device: torch.device,
         *,
         output: str = "embedding",
-        bank: int = 4096,
+        bank: int = 2048,
         tests: int = 2048,
     ) -> None:
         self.unseen = test_source is not None
@@ -138,24 +138,34 @@ class Monitor:
             quick: Use a part of the images; accuracy is then a little lower and noisier.
         """
         limits = (_QUICK_BANK, _QUICK_TESTS) if quick else (len(self.bank), len(self.tests))
-        return self._quality(
+        knn, features = self._neighbours(
             lambda images: method.outputs({"image": images}, [self.output])[self.output], limits
         )
+        finite = bool(features.isfinite().all()) and len(features) > 1
+        std = feature_std(features) if finite else math.nan
+        rank = rankme(features[:_RANK_ROWS]) if finite else math.nan
+        return Quality(knn, std, rank, features.shape[1])
 
     def pixels(self) -> float | None:
         """KNN accuracy on raw pixels, images over 64 pixels averaged down; None without labels."""
         if not self.classes:
             return None
-        return self._quality(_pixels, (len(self.bank), len(self.tests))).knn
+        knn, _ = self._neighbours(_pixels, (len(self.bank), len(self.tests)))
+        return knn
 
-    def _quality(self, features_of: Features, limits: tuple[int, int]) -> Quality:
+    def _neighbours(
+        self, features_of: Features, limits: tuple[int, int]
+    ) -> tuple[float | None, Tensor]:
+        """Accuracy, and the features N D of the images that were asked; of the bank if none was."""
         known, known_labels = self._features(self.bank, features_of, limits[0])
         if not self.classes:
-            return _summary(None, known)
+            return None, known
         asked, asked_labels = self._features(self.tests, features_of, limits[1])
-        if not len(known) or not len(asked) or not asked.isfinite().all():
-            return _summary(None, known)
-        return _summary(knn_accuracy(known, known_labels, asked, asked_labels), asked)
+        if not len(known) or not len(asked):
+            return None, known
+        if not asked.isfinite().all() or not known.isfinite().all():
+            return None, asked
+        return knn_accuracy(known, known_labels, asked, asked_labels), asked
 
     def _features(self, sample: Sample, features_of: Features, limit: int) -> tuple[Tensor, Tensor]:
         """Features N D and labels N, images without label left out where there are classes."""
@@ -167,13 +177,6 @@ class Monitor:
             features.append(value.flatten(1)[keep])
             labels.append(batch["label"][keep])
         return torch.cat(features), torch.cat(labels)
-
-
-def _summary(knn: float | None, features: Tensor) -> Quality:
-    finite = bool(features.isfinite().all()) and len(features) > 1
-    std = feature_std(features) if finite else math.nan
-    rank = rankme(features[:_RANK_ROWS]) if finite else math.nan
-    return Quality(knn, std, rank, features.shape[1])
 
 
 def _pixels(images: Tensor) -> Tensor:
