@@ -47,6 +47,11 @@ def add(declaration: Declaration) -> None:
     Raises:
         ValueError: Another class has this name already.
     """
+    shipped = SHIPPED.get(declaration.use)
+    if shipped and shipped != declaration.family:
+        raise ValueError(
+            f"node type '{declaration.use}' is a shipped one (in {shipped}): take another name"
+        )
     known = _declared.get(declaration.use)
     home = declaration.module
     if known and (known.module.__module__, known.module.__qualname__) != (
@@ -56,11 +61,6 @@ def add(declaration: Declaration) -> None:
         raise ValueError(
             f"node type '{declaration.use}' is declared twice: "
             f"in {known.family} and in {declaration.family}"
-        )
-    shipped = SHIPPED.get(declaration.use)
-    if shipped and shipped != declaration.family:
-        raise ValueError(
-            f"node type '{declaration.use}' is a shipped one (in {shipped}): take another name"
         )
     _declared[declaration.use] = declaration
 
