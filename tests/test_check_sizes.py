@@ -52,7 +52,7 @@ def test_a_node_that_cannot_run() -> None:
 
 def test_a_node_that_cannot_be_built() -> None:
     class Unbuilt(PerImage, use="unbuilt"):
-        def build(self, D: int) -> None:  # type: ignore[override]
+        def build(self, D: int) -> None:
             raise RuntimeError("no such layer\nmore")
 
         def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def test_an_output_that_is_not_declared() -> None:
 
 def test_a_part_that_gets_no_gradient() -> None:
     class Partly(PerImage, use="partly"):
-        def build(self, D: int) -> None:  # type: ignore[override]
+        def build(self, D: int) -> None:
             self.used, self.idle = nn.Linear(D, D), nn.Linear(D, D)
 
         def forward(self, x: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import sslgraph
 from sslgraph.checks.wires import DATA, Port
 from sslgraph.emit import emit
+from sslgraph.loading import load, shipped_methods
 from sslgraph.method import Method
 from sslgraph.walk import walk
 from tests.toys import TWO_VIEWS, compiled, graph, images
@@ -224,3 +226,20 @@ def test_no_word_of_the_file_but_identifiers_reaches_the_source() -> None:
         assert not keyword.iskeyword(step.name)
     assert "import" not in source
     assert not set(dir(builtins)) & set(source.replace("(", " ").split())
+
+
+@pytest.mark.parametrize("name", sorted(shipped_methods()))
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_shipped_methods(name: str, evaluating: bool) -> None:
+    """Every port of every method, in training and evaluation, and the fetched outputs."""
+    method = sslgraph.compile(load(name, preset="tiny")).train(not evaluating)
+    pictures = torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    feed = {(DATA, "image"): pictures.unsqueeze(0), (DATA, "index"): torch.arange(4).unsqueeze(0)}
+    fetch = [port for port in ports(method) if not (evaluating and port[0] in method.plan.losses)]
+    state = {key: value.clone() for key, value in method.state_dict().items()}
+    expected = walk(method.plan, method.nodes, feed, fetch, evaluating=evaluating)
+    if evaluating:  # nothing was written
+        assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+    for found in emitted(method, feed, fetch, evaluating):
+        for port, value in expected.items():
+            assert torch.equal(found[port], value), port

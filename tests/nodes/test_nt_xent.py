@@ -138,3 +138,9 @@ def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tens
 def in_evaluation(rank: int, z: Tensor) -> float | None:
     node = make_node("nt_xent", temperature=0.2).eval()
     return float(node(z.float())) if rank == 0 else None
+
+
+def test_one_view_is_refused() -> None:
+    """Evaluation gives one view; its loss would be nan."""
+    with pytest.raises(ValueError, match="nt_xent compares views of one image, got 1 view"):
+        make_node("nt_xent")(torch.ones(1, 4, 3))

@@ -52,6 +52,8 @@ class NtXent(Loss, use="nt_xent"):
     def forward(self, x: Tensor) -> Tensor:
         """The loss of a batch of embeddings."""
         views, batch, _ = x.shape
+        if views < 2:
+            raise ValueError("nt_xent compares views of one image, got 1 view")
         z = functional.normalize(x.flatten(0, 1), dim=-1)
         scores = z @ z.T / self.temperature
         own = torch.eye(views * batch, dtype=torch.bool, device=x.device)
