@@ -78,11 +78,14 @@ class Plan:
         """The step of a node."""
         return next(step for step in self.steps if step.name == name)
 
-    def canvas(self) -> int:
-        """Pixels of the shorter side of an input image: 8/7 of the largest view, at least 1."""
+    def largest_view(self) -> int:
+        """Pixels of the side of the largest view that a node makes; 224 where none makes one."""
         sizes = [step.declaration.largest_crop(step.config) for step in self.steps]
-        largest = max((size for size in sizes if size), default=224)
-        return max(1, math.ceil(largest * CANVAS - 1e-9))
+        return max((size for size in sizes if size), default=224)
+
+    def canvas(self) -> int:
+        """Pixels of the shorter side of an input image: 8/7 of the largest view."""
+        return math.ceil(self.largest_view() * CANVAS - 1e-9)
 
     def needed(self, fetch: Iterable[Port], feed: Iterable[Port] = ()) -> list[Step]:
         """The steps that these ports need, in order; what is fed is not computed."""

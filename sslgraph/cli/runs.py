@@ -80,7 +80,8 @@ def run(
     assert plan is not None  # the graph has no errors
     notes = {
         "data": str(data.expanduser().resolve()) if data else None,
-        "canvas": plan.canvas(),
+        # Digits are drawn as large as a view; photographs are larger, to leave room for the crop.
+        "canvas": plan.canvas() if data else plan.largest_view(),
         "channels": graph.data.batch.channels,
         "nodes": [str(Path(path).resolve()) for path in node_files],
     }

@@ -81,7 +81,7 @@ def test_without_data_it_trains_on_the_embedded_digits_and_says_so(
     source, tests = training.given["source"], training.given["test_source"]
     assert isinstance(source, EmbeddedDigits)
     # 8/7 of the views' 24 pixels is 27.4
-    assert (source.split, source.canvas, tests.split, tests.canvas) == ("train", 28, "test", 28)
+    assert (source.split, source.canvas, tests.split, tests.canvas) == ("train", 24, "test", 24)
     given = {key: training.given[key] for key in ("steps", "seed", "out", "workers", "device")}
     assert given == {"steps": 7, "seed": 3, "out": Path("here"), "workers": 0, "device": None}
 
