@@ -227,7 +227,7 @@ def test_evaluation_and_parts_leave_no_trace() -> None:
     before, modes = state(method), [m.training for m in method.modules()]
     one = method.outputs({"image": images()})
     method.run({}, ["loss", "views.1", "memory"], {"image": images()})
-    with method.evaluating():
+    with pytest.raises(ValueError, match="got 1 view"), method.evaluating():
         method({"image": images(), "index": torch.arange(5)})
     assert one["embedding"].shape == (1, 5, 4)
     assert equal(one, method.outputs({"image": images()}))
