@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslgraph.checks.wires import DATA, Port
+from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.plan import Plan, Step

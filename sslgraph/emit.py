@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.plan import Plan, Step
 from sslgraph.ports import BATCH
 from sslgraph.walk import joined

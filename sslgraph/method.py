@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from sslgraph.check_sizes import make_module, weights_path
 from sslgraph.checking import report
-from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.clock import Clock, Hand
 from sslgraph.emit import Emitted, emit
 from sslgraph.errors import GraphError, did_you_mean, errors_of
 from sslgraph.nodes.base import Node
-from sslgraph.plan import Plan, Step, make_plan
+from sslgraph.nodes.mapping import Nodes
+from sslgraph.notes import note_failure
+from sslgraph.plan import Plan, make_plan
 from sslgraph.ports import BATCH
 from sslgraph.schedules import Schedule
 from sslgraph.spec import Graph
@@ -37,45 +39,6 @@ class StepOutput(NamedTuple):
 
     loss: Tensor
     terms: dict[str, Tensor]
-
-
-class Nodes(nn.Module):
-    """The node modules by name: a mapping, whatever the names are."""
-
-    def __init__(self, modules: Mapping[str, Node]) -> None:
-        super().__init__()
-        self._modules.update(modules)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "training":  # a node may be called so, which torch would refuse to set
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def __getitem__(self, name: str) -> Node:
-        node = self._modules.get(name)
-        if node is None:
-            hint = did_you_mean(name, self._modules, show="nodes")
-            raise KeyError(f"no node named '{name}': {hint}")
-        assert isinstance(node, Node)
-        return node
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
-
-    def keys(self) -> Iterable[str]:
-        """Names of the nodes, in the order in which they run."""
-        return self._modules.keys()
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Names and modules, in the order in which they run."""
-        return self._modules.items()
 
 
 class Method(nn.Module):
@@ -295,7 +258,7 @@ class Method(nn.Module):
         try:
             values: tuple[Tensor, ...] = self._emitted[key](self, *arguments)
         except Exception as failure:
-            self._note(failure)
+            note_failure(failure, self._sources)
             raise
         return values
 
@@ -324,17 +287,6 @@ class Method(nn.Module):
                 )
             value = value if value.is_floating_point() else value.float() / 255
         return value.unsqueeze(0)
-
-    def _note(self, failure: Exception) -> None:
-        """Say on an error of a node which node, which line, which inputs."""
-        traceback = failure.__traceback__
-        while traceback:
-            source = self._sources.get(traceback.tb_frame.f_code.co_filename)
-            step = source.lines.get(traceback.tb_lineno) if source else None
-            if source and step:
-                failure.add_note(_note_text(step, source.names, traceback.tb_frame.f_locals))
-                return
-            traceback = traceback.tb_next
 
     @torch.no_grad()
     def _write(self, moment: str) -> None:
@@ -388,19 +340,6 @@ class Method(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.plan = make_plan(self.graph)
-
-
-def _note_text(step: Step, names: Mapping[Port, str], scope: Mapping[str, Any]) -> str:
-    lines = [f"in node '{step.name}' ({step.declaration.use}), {step.span}"]
-    for port, wires in step.inputs.items():
-        for wire in wires:
-            value = scope.get(names.get(wire.source, ""))
-            if isinstance(value, Tensor):
-                if wire.reference.sliced and value.shape[0] > 1:
-                    value = value[wire.reference.start : wire.reference.stop]
-                dtype = str(value.dtype).removeprefix("torch.")
-                lines.append(f"  {port} = {wire.reference.text}: {dtype} {tuple(value.shape)}")
-    return "\n".join(lines)
 
 
 def compile_graph(graph: Graph, *, seed: int = 0) -> Method:

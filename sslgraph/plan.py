@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sslgraph.checks import effects, settings, wires
-from sslgraph.checks.wires import DATA, Port, Wire, Wiring
+from sslgraph.checks import effects, references, settings, wires
+from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
 from sslgraph.ports import Declaration, Identities
 from sslgraph.spec import Graph, NodeSpec, Reference
@@ -117,7 +117,7 @@ class Plan:
             problem = Problem("E201", f"no node named '{reference.node}'", span, under=hint)
             raise GraphError((problem,))
         problems: list[Problem] = []
-        wire = wires.resolve(self.graph, nodes, reference, problems)
+        wire = references.resolve(self.graph, nodes, reference, problems)
         if wire is None:
             raise GraphError(tuple(problems))
         return wire

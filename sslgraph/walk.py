@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.plan import Plan, Step
 
 Values = dict[Port, Tensor]

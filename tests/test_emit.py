@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checks.wires import DATA, Port
+from sslgraph.checks.references import DATA, Port
 from sslgraph.emit import emit
 from sslgraph.loading import load, shipped_methods
 from sslgraph.method import Method

@@ -29,6 +29,7 @@ LAYERS = (
     ("walk", "check_sizes", "weights"),
     ("checking", "drawn"),
     ("emit", "clock"),
+    ("notes",),
     ("method",),
     ("data",),
     ("evaluate",),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from sslgraph.checks.wires import DATA, Wiring
+from sslgraph.checks.references import DATA, Wiring
 from sslgraph.errors import Problem
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sslgraph.checking import Report
-from sslgraph.checks.wires import DATA, Port
+from sslgraph.checks.references import DATA, Port
 from sslgraph.describe.wording import plural
 from sslgraph.drawing.words import amount, number
 from sslgraph.plan import Plan, Step

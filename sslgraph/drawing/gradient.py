@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from sslgraph.checks.wires import DATA, Wire
+from sslgraph.checks.references import DATA, Wire
 from sslgraph.plan import Plan, Step
 
 Passage = Literal["data", "passes", "stopped"]

@@ -12,7 +12,7 @@ from typing import Literal
 
 import networkx as nx
 
-from sslgraph.checks.wires import DATA, Port, Wire
+from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.drawing.gradient import Gradient, Passage
 from sslgraph.drawing.words import amount, details, number, short
 from sslgraph.plan import Plan, Step
