@@ -459,3 +459,17 @@ def counted(rank: int) -> list[int]:
 
 def test_counted_positions_differ_between_processes(on_ranks: OnRanks) -> None:
     assert on_ranks(counted) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_numbers_keep_their_digits_in_half_precision() -> None:
+    method = compiled(MOVING, WEIGHTS).to(torch.bfloat16)
+    method.clock.set(total_steps=10_000, steps_per_epoch=100)
+    method.clock.now = 3_333
+    method._turn()
+    assert next(method.nodes["head"].parameters(), torch.zeros((), dtype=torch.bfloat16)).dtype == (
+        torch.bfloat16
+    )
+    for hand in method.hands():
+        expected = hand.schedule.value(3_333, 10_000, 100)
+        assert hand.number.dtype == torch.float32
+        assert hand.number.item() == pytest.approx(expected, rel=1e-6), hand.place

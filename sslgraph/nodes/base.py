@@ -20,6 +20,7 @@ from sslgraph.errors import did_you_mean
 from sslgraph.hashing import text_key
 from sslgraph.nodes.batch_norm import replace_batch_norms, statistics_apart
 from sslgraph.nodes.declare import asked_axes, declare, is_number
+from sslgraph.nodes.numbers import Numbers
 from sslgraph.ports import Declaration, Identities, bind_axes
 from sslgraph.schedules import Learned, Schedule
 from sslgraph.spec import BatchNormSpec
@@ -71,7 +72,7 @@ class Context:
         return text_key(f"{self.seed}/{self.name}") & (2**63 - 1)
 
 
-class Node(nn.Module):
+class Node(Numbers):
     """Base class of node types.
 
     Subclass with ``class MyNode(Node, use="my_node")``. Ports are class attributes (`In`, `Out`);
@@ -113,6 +114,7 @@ class Node(nn.Module):
         *,
         axes: Mapping[str, int] | None = None,
         context: Context | None = None,
+        config: Config | None = None,
         **settings: Any,
     ) -> None:
         """Make the node.
@@ -120,13 +122,14 @@ class Node(nn.Module):
         Args:
             axes: Sizes of the input axes that `build` asks for; without them the first call tells.
             context: The node's place in a graph.
-            **settings: The settings of `Config`.
+            config: Settings that were validated already.
+            **settings: The settings of `Config`, where `config` is not given.
 
         Raises:
             ValueError: A setting is unknown, missing or out of bounds.
         """
         super().__init__()
-        self.config = _configured(type(self), settings)
+        self.config: Any = config or _configured(type(self), settings)
         self.context = context or Context()
         self.schedules: dict[str, Schedule] = {}
         self.limits: dict[str, tuple[float | None, float | None]] = {}
@@ -213,8 +216,7 @@ class Node(nn.Module):
             if isinstance(value, Schedule):
                 self.schedules[name] = value
                 value = value.value(0, 1, 1)
-            number = None if value is None else torch.tensor(float(value), dtype=torch.float32)
-            self.register_buffer(name, number, persistent=False)
+            self.register_number(name, None if value is None else float(value))
 
     @torch.no_grad()
     def clamp_learned(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOMENTS = ("batch", "step", "epoch")
 GATHERS = ("no", "no_grad", "grad")
 RESERVED_PORTS = frozenset({"config", "context", "built", "schedules", "limits"})
-RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context"})
+RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context", "config"})
 
 
 def declare(cls: type[Node], use: str, base: type[Node]) -> None:

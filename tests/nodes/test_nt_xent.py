@@ -144,3 +144,12 @@ def test_one_view_is_refused() -> None:
     """Evaluation gives one view; its loss would be nan."""
     with pytest.raises(ValueError, match="nt_xent compares views of one image, got 1 view"):
         make_node("nt_xent")(torch.ones(1, 4, 3))
+
+
+def test_autocast_leaves_the_loss_in_single_precision() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 8)
+    loss = make_node("nt_xent", temperature=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(x=x)
+    assert torch.equal(mixed, loss(x=x))

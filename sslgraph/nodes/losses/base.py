@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
 
 from sslgraph.nodes.base import Node
 from sslgraph.ports import Out
@@ -26,3 +30,15 @@ class Loss(Node):
     def floor(self, sizes: Mapping[str, int]) -> float | None:
         """The lowest value that there can be."""
         return None
+
+
+def exact(x: Tensor) -> AbstractContextManager[object]:
+    """Within it nothing is cast to half precision; the meta device knows no autocast anyway."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32; what is exact enough stays as it is."""
+    return x.float() if x.dtype.itemsize < 4 else x

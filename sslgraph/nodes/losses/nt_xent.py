@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sslgraph.nodes.base import Node
-from sslgraph.nodes.losses.base import Loss
+from sslgraph.nodes.losses.base import Loss, at_least_float32, exact
 from sslgraph.ports import Identities, In
 from sslgraph.schedules import Bounds, Number
 
@@ -54,8 +54,9 @@ class NtXent(Loss, use="nt_xent"):
         views, batch, _ = x.shape
         if views < 2:
             raise ValueError("nt_xent compares views of one image, got 1 view")
-        z = functional.normalize(x.flatten(0, 1), dim=-1)
-        scores = z @ z.T / self.temperature
+        with exact(x):  # a cosine has 3 digits in bfloat16
+            z = functional.normalize(at_least_float32(x.flatten(0, 1)), dim=-1)
+            scores = z @ z.T / self.temperature
         own = torch.eye(views * batch, dtype=torch.bool, device=x.device)
         log_p = functional.log_softmax(scores.masked_fill(own, -torch.inf), dim=-1)
         image = torch.arange(batch, device=x.device)
