@@ -54,8 +54,7 @@ class Sizes:
 def make_module(plan: Plan, step: Step, seed: int, axes: Mapping[str, int]) -> Node:
     """Build the module of a step for the axis sizes that its inputs have."""
     context = Context(step.name, seed, plan.graph.train.batch_norm)
-    settings = {name: getattr(step.config, name) for name in step.config.model_fields_set}
-    module: Node = step.declaration.module(axes=axes, context=context, **settings)
+    module: Node = step.declaration.module(axes=axes, context=context, config=step.config)
     if not step.trained:
         module.requires_grad_(requires_grad=False)
     return module

@@ -18,6 +18,7 @@ from sslgraph.emit import Emitted, emit
 from sslgraph.errors import GraphError, did_you_mean, errors_of
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.mapping import Nodes
+from sslgraph.nodes.numbers import Numbers
 from sslgraph.notes import note_failure
 from sslgraph.plan import Plan, make_plan
 from sslgraph.ports import BATCH
@@ -56,10 +57,10 @@ class Method(nn.Module):
         self.plan = plan
         self.nodes = Nodes(modules)
         self.clock = Clock()
-        self.weights = nn.Module()
+        self.weights = Numbers()
         for name, weight in graph.minimize.items():
             if isinstance(weight, Schedule):
-                self.weights.register_buffer(name + "_weight", torch.zeros(()), persistent=False)
+                self.weights.register_number(name + "_weight", 0.0)
         self._emitted: dict[Any, Callable[..., Any]] = {}
         self._sources: dict[str, Emitted] = {}
         self._compiler: Callable[[Any], Any] | None = None

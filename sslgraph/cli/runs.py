@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from sslgraph.cli.failures import fail
 from sslgraph.cli.options import METHOD, changes, checked, examples, own_nodes, read_graph, register
 from sslgraph.cli.output import console, printable
+from sslgraph.errors import did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.argument("source", type=METHOD, metavar="METHOD", required=False)
 @click.option("--data", metavar="DIR", type=Path, help="Folder of images, in any layout.")
+@click.option(
+    "--clutter",
+    metavar="RUNG",
+    help="How hard the digits are, without --data: A plain, E with colour, B moved about, C both, "
+    "D with clutter (the default), D10 with more.",
+)
 @changes
 @click.option("--out", metavar="DIR", type=_FOLDER, help="Run folder; runs/NAME-001 and so on.")
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Length of the run.")
@@ -53,6 +60,7 @@ def run(
     ctx: click.Context,
     source: str | None,
     data: Path | None,
+    clutter: str | None,
     preset: str | None,
     settings: Sequence[str],
     out: Path | None,
@@ -83,6 +91,7 @@ def run(
         # Digits are drawn as large as a view; photographs are larger, to leave room for the crop.
         "canvas": plan.canvas() if data else plan.largest_view(),
         "channels": graph.data.batch.channels,
+        "clutter": clutter,
         "nodes": [str(Path(path).resolve()) for path in node_files],
     }
 
@@ -157,10 +166,13 @@ def _images(
     Raises:
         DataError: There are none, or they do not suit the method.
     """
-    from sslgraph.data import DataError, EmbeddedDigits, ImageFolder
+    from sslgraph.data import RUNGS, DataError, EmbeddedDigits, ImageFolder
 
     canvas, channels = notes["canvas"], notes["channels"]
+    rung = notes.get("clutter")
     if data is not None:
+        if rung is not None:
+            raise DataError("--clutter is for the embedded digits: leave it out beside --data")
         folder = ImageFolder(data, canvas=canvas, channels=channels)
         _tell("data", str(folder.summary()), out)
         return folder, None
@@ -169,8 +181,11 @@ def _images(
             f"the embedded digits have {_DIGIT_CHANNELS} channels, and the method asks for "
             f"{channels} (data.batch.channels): give images of your own by --data DIR"
         )
-    images = EmbeddedDigits("train", canvas=canvas)
-    tests = EmbeddedDigits("test", canvas=canvas)
+    if rung is not None and rung not in RUNGS:
+        raise DataError(f"no clutter '{rung}': {did_you_mean(rung, RUNGS, show='there are')}")
+    clutter = RUNGS[rung] if rung else None
+    images = EmbeddedDigits("train", canvas=canvas, clutter=clutter)
+    tests = EmbeddedDigits("test", canvas=canvas, clutter=clutter)
     _tell("data", f"no --data was given, so these come with sslgraph:\n{images}\n{tests}", out)
     return images, tests
 

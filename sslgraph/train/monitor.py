@@ -110,7 +110,7 @@ class Monitor:
         device: torch.device,
         *,
         output: str = "embedding",
-        bank: int = 2048,
+        bank: int = 4096,
         tests: int = 2048,
     ) -> None:
         self.unseen = test_source is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,11 @@ def quality_lines(result: Result, *, unseen: bool, tests: int) -> list[str]:
     """The table of kNN accuracies, or what is known without labels."""
     quality = result.quality
     assert quality is not None
-    spread = f"feature std {quality.std:.3f}, RankMe {quality.rank:.0f} of {quality.width}"
+    # A run that was at its end already did no step, so it has no loss to tell.
+    loss = "no step was left, " if math.isnan(result.loss) else f"loss {result.loss:.4g}, "
+    spread = f"{loss}feature std {quality.std:.3f}, RankMe {quality.rank:.0f} of {quality.width}"
     if quality.knn is None:
-        return [f"done    loss {result.loss:.4g}, {spread}", "        no labels, so no kNN"]
+        return [f"done    {spread}", "        no labels, so no kNN"]
     which = "images never seen in training" if unseen else "training images, labels unused"
     floors = result.floors
     rows = [
@@ -110,7 +113,7 @@ def quality_lines(result: Result, *, unseen: bool, tests: int) -> list[str]:
     ]
     table = [f"          {name:18} {value:6.1%}" for name, value in rows if value is not None]
     return [
-        f"done    loss {result.loss:.4g}, {spread}",
+        f"done    {spread}",
         f"        kNN top-1 on {tests} {which}:",
         *table,
     ]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import sslgraph.train
-from sslgraph.data import EmbeddedDigits, ImageFolder
+from sslgraph.data import RUNGS, EmbeddedDigits, ImageFolder
 from sslgraph.train import NonFiniteError
 from tests.cli.conftest import Command
 
@@ -180,4 +180,32 @@ def test_data_that_is_not_there_is_one_line(
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith(f"sslgraph: {start}")
+    assert not Path("runs").exists()
+
+
+def test_a_rung_of_clutter_is_chosen_by_name(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = stand_in(monkeypatch, Training())
+    assert command("run", "toy.yaml", "--clutter", "A").exit_code == 0
+    for source in (training.given["source"], training.given["test_source"]):
+        assert isinstance(source, EmbeddedDigits)
+        assert source.clutter == RUNGS["A"]
+    assert training.given["notes"]["clutter"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--clutter", "D11"], "sslgraph: no clutter 'D11': did you mean 'D10'?\n"),
+        (
+            ["--clutter", "A", "--data", "photos"],
+            "sslgraph: --clutter is for the embedded digits: leave it out beside --data\n",
+        ),
+    ],
+)
+def test_a_rung_that_is_not_there(command: Command, arguments: list[str], said: str) -> None:
+    photos(Path("photos"))
+    result = command("run", "toy.yaml", *arguments)
+    assert (result.exit_code, result.stderr) == (1, said)
     assert not Path("runs").exists()
