@@ -1,0 +1,79 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sslgraph import registry
+from sslgraph.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+def block(word: str) -> str:
+    """The one Python block that has a word."""
+    (found,) = [text for text in PYTHON if word in text]
+    return found
+
+
+def test_the_interface_does_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, Any] = {}
+    exec(block("sslgraph.load("), scope)
+    assert scope["features"].shape[:2] == (1, 16)
+    shown = capsys.readouterr().out
+    assert shown.startswith("[]\n")
+    assert 'n["views"](batch_image, batch_index)' in shown
+
+
+def test_the_unit_tests_pass() -> None:
+    scope: dict[str, Any] = {}
+    exec(block("def test_"), scope)
+    tests = [value for name, value in scope.items() if name.startswith("test_")]
+    assert len(tests) == 3
+    for test in tests:
+        test()
+
+
+def test_the_own_node_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_nodes.py").write_text(block("class Standardize"), encoding="utf-8")
+    try:
+        exec(block("check_node"), {})
+    finally:
+        registry._declared.pop("standardize", None)
+
+
+def test_the_report_is_the_one_of_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    assert run(main, ["new", "mine", "--from", "simclr"]).exit_code == 0
+    text = Path("mine.yaml").read_text(encoding="utf-8")
+    text = text.replace("    in: projector\n", "    in: encoder.tokens\n")
+    Path("mine.yaml").write_text(text.replace("    hidden: [", "    hiden: ["), encoding="utf-8")
+    result = run(main, ["check", "mine.yaml"])
+    (shown,) = [text for _, text in BLOCKS if "error[E203]" in text]
+    assert result.stderr + result.stdout == shown
+
+
+def test_the_lines_of_the_method_are_those_of_the_file() -> None:
+    (shown,) = [text for language, text in BLOCKS if language == "yaml"]
+    method = (ROOT / "methods" / "simclr.yaml").read_text(encoding="utf-8")
+    there = {_bare(line) for line in method.splitlines()}
+    for line in shown.splitlines():
+        bare = _bare(line)
+        if bare and bare != "..." and "&" not in bare and "per: none" not in bare:
+            assert bare in there, line
+
+
+def _bare(line: str) -> str:
+    return line.partition("#")[0].strip()
