@@ -37,7 +37,7 @@ class Clutter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[float, float] = (0.4, 0.65)
+    size: tuple[float, float] = (0.5, 0.65)
     place: bool = True
     turn: float = Field(default=15.0, ge=0, le=45)
     color: bool = True

@@ -22,7 +22,7 @@ from sslgraph.train.progress import Reporter
 from sslgraph.train.rates import Horizon
 from sslgraph.train.report import Result
 from sslgraph.train.run_folder import RunFolder, environment
-from sslgraph.train.session import Draw, Session, pick_device
+from sslgraph.train.training import Draw, Training, pick_device
 
 
 def train(
@@ -82,9 +82,9 @@ def train(
         folder.write_json(folder.environment, facts)
     except WriteError as error:
         raise RunError(f"{error}; choose another folder with --out DIR") from error
-    session = Session(method, horizon, folder, source, test_source, settings, reporter)
-    session.prepare(draw)
-    return session.go(None)
+    training = Training(method, horizon, folder, source, test_source, settings, reporter)
+    training.prepare(draw)
+    return training.go(None)
 
 
 def resume(
@@ -122,17 +122,17 @@ def resume(
         raise RunError(f"{found.path} belongs to another run: move it away")
     method = compile_graph(graph, seed=settings["seed"])
     horizon = _horizon(graph, len(source), settings["steps"])
-    session = Session(method, horizon, folder, source, test_source, settings, reporter)
+    training = Training(method, horizon, folder, source, test_source, settings, reporter)
     try:
         cut_after(folder.metrics, found.step if found else 0)
     except (ValueError, OSError) as error:
         raise RunError(f"{error}: see to {folder.metrics}, or move it away") from error
     if found is None:
         reporter.line("no checkpoint so far: starting at step 0")
-        session.prepare(None)
+        training.prepare(None)
     else:
         reporter.line(f"resume  {path} at step {found.step} of {horizon.total_steps}")
-    return session.go(found)
+    return training.go(found)
 
 
 def run_settings(path: Path) -> dict[str, Any]:

@@ -378,7 +378,7 @@ def test_a_full_disk_before_the_first_step(
     def refuse(*args: Any) -> None:
         raise WriteError("can't write step_0000.png: No space left on device")
 
-    monkeypatch.setattr("sslgraph.train.session.save_views", refuse)
+    monkeypatch.setattr("sslgraph.train.training.save_views", refuse)
     train(make_graph(), squares(), out=tmp_path / "run", steps=1, console=screen.console)
     assert "No space left on device; the run goes on without it" in screen.text
 

@@ -35,7 +35,7 @@ OUTPUT = "embedding"
 Draw = Callable[[Graph, Path], None]
 
 
-class Session:
+class Training:
     """A method, its data and its run folder.
 
     Args:
