@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sslgraph"
 # it. `registry` imports node types by names from a table, which no reading of the source can see:
 # that is the one way upwards, and it is meant.
 LAYERS = (
-    ("errors", "files", "scalars"),
+    ("command", "errors", "files", "scalars"),
     ("ports", "hashing", "canonical"),
     ("limits", "source", "validation", "schedules"),
     ("tree", "syntax", "reading"),

@@ -20,8 +20,9 @@ PYTHON = [text for language, text in BLOCKS if language == "python"]
 
 def block(word: str) -> str:
     """The one Python block that has a word."""
-    (found,) = [text for text in PYTHON if word in text]
-    return found
+    found: list[str] = [text for text in PYTHON if word in text]
+    assert len(found) == 1
+    return found[0]
 
 
 def test_the_interface_does_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

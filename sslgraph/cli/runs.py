@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sslgraph.data import Source
+    from sslgraph.plan import Plan
     from sslgraph.spec import Graph
     from sslgraph.train import Result
 
@@ -86,14 +87,7 @@ def run(
     register(node_files)
     plan = checked(graph, sizes=False).plan
     assert plan is not None  # the graph has no errors
-    notes = {
-        "data": str(data.expanduser().resolve()) if data else None,
-        # Digits are drawn as large as a view; photographs are larger, to leave room for the crop.
-        "canvas": plan.canvas() if data else plan.largest_view(),
-        "channels": graph.data.batch.channels,
-        "clutter": clutter,
-        "nodes": [str(Path(path).resolve()) for path in node_files],
-    }
+    notes = _notes(graph, plan, data, clutter, node_files)
 
     def work(console: Console) -> Result:
         from sslgraph.train import train
@@ -117,6 +111,20 @@ def run(
         )
 
     ctx.exit(_guarded(work))
+
+
+def _notes(
+    graph: Graph, plan: Plan, data: Path | None, clutter: str | None, node_files: Sequence[str]
+) -> dict[str, Any]:
+    """What a resumed run needs to find the same images and node types again."""
+    return {
+        "data": str(data.expanduser().resolve()) if data else None,
+        # Digits are drawn as large as a view; photographs are larger, to leave room for the crop.
+        "canvas": plan.canvas() if data else plan.largest_view(),
+        "channels": graph.data.batch.channels,
+        "clutter": clutter,
+        "nodes": [str(Path(path).resolve()) for path in node_files],
+    }
 
 
 def _only_resume(ctx: click.Context) -> None:

@@ -13,6 +13,7 @@ import click
 from sslgraph.canonical import canonical
 from sslgraph.cli.failures import fail
 from sslgraph.cli.options import METHOD, examples, own_nodes, read_graph, register
+from sslgraph.command import command
 from sslgraph.errors import GraphError, did_you_mean, errors_of
 from sslgraph.files import write_text
 from sslgraph.loading import shipped_methods
@@ -49,9 +50,9 @@ def new(name: str, source: str, *, short: bool) -> None:
     if not Path(SCHEMA_FILE).exists():
         write_text(Path(SCHEMA_FILE), shipped_schema())
         click.echo(f"wrote   {SCHEMA_FILE}   (for editors)")
-    run = f"sslgraph run {path}" + (f" --preset {graph.presets[0]}" if graph.presets else "")
-    for number, command in enumerate((f"sslgraph check {path}", f"sslgraph draw {path}", run)):
-        click.echo(f"{'next' if number == 0 else '':8}{command}")
+    run = f"{command()} run {path}" + (f" --preset {graph.presets[0]}" if graph.presets else "")
+    for number, line in enumerate((f"{command()} check {path}", f"{command()} draw {path}", run)):
+        click.echo(f"{'next' if number == 0 else '':8}{line}")
 
 
 def _require_new(name: str, source: str) -> None:

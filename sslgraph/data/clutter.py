@@ -31,7 +31,7 @@ class Clutter(BaseModel):
         gradient: Ground that goes from one colour to another.
         fragments: Number of fragments of other digits, in the same ink so that colour can't tell.
         keep_out: Least distance of a fragment from the digit's middle, in sizes of the digit; with
-            none, some digits can't be read by people.
+            none, some digits can't be read by people. After 8 tries a fragment stays where it is.
         noise: Standard deviation of the noise on each pixel, with the full range as 1.
     """
 

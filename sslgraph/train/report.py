@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sslgraph.command import command
 from sslgraph.train.monitor import Quality
 from sslgraph.train.progress import Reporter
 from sslgraph.train.signals import EXIT_INTERRUPTED
@@ -64,7 +65,7 @@ def tell_interrupted(reporter: Reporter, result: Result, saved_step: int | None)
         reporter.warn(f"{at}; nothing could be saved")
         return
     reporter.line(f"{at}, saved step {saved_step}")
-    reporter.line(f"go on   sslgraph run --resume {result.folder}")
+    reporter.line(f"go on   {command()} run --resume {result.folder}")
 
 
 def tell_finished(
@@ -90,8 +91,8 @@ def tell_finished(
     reporter.line(f"run     {result.folder}   (graph.yaml, metrics.jsonl, views, checkpoints)")
     if result.backbone is not None:
         reporter.line(f"weights {result.backbone}   (how to load: README.txt beside it)")
-    for name, command in zip(("next", "", ""), _commands(target, result), strict=True):
-        reporter.line(f"{name:7} {command}")
+    for name, line in zip(("next", "", ""), _commands(target, result), strict=True):
+        reporter.line(f"{name:7} {line}")
 
 
 def quality_lines(result: Result, *, unseen: bool, tests: int) -> list[str]:
@@ -122,7 +123,7 @@ def quality_lines(result: Result, *, unseen: bool, tests: int) -> list[str]:
 def _commands(target: str, result: Result) -> Sequence[str]:
     method = target.split(" --")[0]
     return (
-        f"sslgraph run {target} --steps {4 * result.total_steps}   longer",
-        f"sslgraph run {target} --data DIR   on a folder of images of your own",
-        f"sslgraph new my_method --from {method}   copy it and change a wire",
+        f"{command()} run {target} --steps {4 * result.total_steps}   longer",
+        f"{command()} run {target} --data DIR   on a folder of images of your own",
+        f"{command()} new my_method --from {method}   copy it and change a wire",
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sslgraph.command import command
 from sslgraph.data.source import Source
 from sslgraph.errors import GraphError
 from sslgraph.files import WriteError, write_text
@@ -171,7 +172,7 @@ def _same_graph(settings: Mapping[str, Any], folder: RunFolder) -> Graph:
     """The graph of the run folder, as it was when the run began."""
     remedy = (
         f"{folder.graph} was changed since this run began, so it can't go on: undo the change, "
-        f"or start a new run of it: sslgraph run {folder.graph}"
+        f"or start a new run of it: {command()} run {folder.graph}"
     )
     try:
         graph = load(folder.graph)

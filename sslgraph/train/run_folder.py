@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from sslgraph.command import command
 from sslgraph.files import write_text
 from sslgraph.train.failures import RunError
 
@@ -89,7 +90,7 @@ class RunFolder:
             if any(path.iterdir()):
                 remedy = "give --out a new folder"
                 if (path / "graph.yaml").exists():
-                    remedy += f", or go on with it: sslgraph run --resume {path}"
+                    remedy += f", or go on with it: {command()} run --resume {path}"
                 raise RunError(f"{path} is not empty: {remedy}")
             write_text(path / "status.json", "{}\n")
         except OSError as error:

@@ -116,3 +116,11 @@ def test_a_schema_that_is_there_is_kept(command: Command) -> None:
     Path("sslgraph.schema.json").write_text("{}", encoding="utf-8")
     assert command("new", "mine", "--from", "simclr").exit_code == 0
     assert json.loads(Path("sslgraph.schema.json").read_text(encoding="utf-8")) == {}
+
+
+def test_what_is_proposed_can_be_typed_where_it_was_called(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLGRAPH_COMMAND", "tools/run")
+    result = command("new", "mine", "--from", "simclr")
+    assert "next    tools/run check mine.yaml\n" in result.stdout
