@@ -12,12 +12,13 @@ def mermaid_of(tmp_path: Path, **settings: object) -> str:
 
 
 def test_a_shipped_method_is_drawn_with_its_sizes(tmp_path: Path) -> None:
-    text = mermaid_of(tmp_path)
-    assert '|"image [2 B 3 32 32]"|' in text
-    assert '|"embedding [2 B 512]"|' in text  # resnet10t
+    sslgraph.draw(sslgraph.load("simclr"), tmp_path / "x.mmd")
+    text = (tmp_path / "x.mmd").read_text(encoding="utf-8")
+    assert '|"image [2 B 3 224 224]"|' in text
+    assert '|"embedding [2 B 2048]"|' in text  # ResNet-50
     # Two layers without bias, a batch norm with scale and shift, one with a scale.
-    assert 512 * 256 + 2 * 256 + 256 * 64 + 64 == 148_032
-    assert "<small>148 k parameters</small>" in text
+    assert 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128 == 4_460_672
+    assert "<small>4.46 M parameters</small>" in text
 
 
 def test_what_is_known_is_drawn_where_sizes_are_wrong(tmp_path: Path) -> None:
