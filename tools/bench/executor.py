@@ -77,7 +77,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def compare(pairs: int, batch: int) -> None:
-    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "resnet10t"})
+    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "resnet10t", "nodes.encoder.args": None})
     method = sslgraph.compile(graph)
     hand = by_hand(method)
     side = method.plan.canvas()
@@ -118,7 +118,7 @@ def compare(pairs: int, batch: int) -> None:
 
 
 def per_node(rounds: int = 2000) -> None:
-    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "test_resnet"})
+    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "test_resnet", "nodes.encoder.args": None})
     method = sslgraph.compile(graph)
     batch = torch.rand(1, 4, 3, 37, 37), torch.arange(4)[None]
     source = emit(method.plan, (), [method.plan.wire("loss")])
