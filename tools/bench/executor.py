@@ -45,6 +45,12 @@ class Constant(nn.Module):
         return self.value
 
 
+def small_method(arch: str) -> Method:
+    """SimCLR's tiny preset with another encoder."""
+    changes = {"vars.arch": arch, "nodes.encoder.args": None}
+    return sslgraph.compile(sslgraph.load("simclr", preset="tiny", set=changes))
+
+
 def by_hand(method: Method) -> SimCLR:
     """The same method as straight-line code, with the graph's weights."""
     layers = method.nodes["projector"].get_submodule("layers")
@@ -77,8 +83,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def compare(pairs: int, batch: int) -> None:
-    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "resnet10t", "nodes.encoder.args": None})
-    method = sslgraph.compile(graph)
+    method = small_method("resnet10t")
     hand = by_hand(method)
     side = method.plan.canvas()
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
@@ -118,8 +123,7 @@ def compare(pairs: int, batch: int) -> None:
 
 
 def per_node(rounds: int = 2000) -> None:
-    graph = sslgraph.load("simclr", preset="tiny", set={"vars.arch": "test_resnet", "nodes.encoder.args": None})
-    method = sslgraph.compile(graph)
+    method = small_method("test_resnet")
     batch = torch.rand(1, 4, 3, 37, 37), torch.arange(4)[None]
     source = emit(method.plan, (), [method.plan.wire("loss")])
     forward = source.function()
