@@ -61,7 +61,8 @@ class Method(nn.Module):
         for name, weight in graph.minimize.items():
             if isinstance(weight, Schedule):
                 self.weights.register_number(name + "_weight", 0.0)
-        self._emitted: dict[Any, Callable[..., Any]] = {}
+        self._losses = self._loss_wires()
+        self._emitted: dict[Any, tuple[Callable[..., Any], tuple[Port, ...]]] = {}
         self._sources: dict[str, Emitted] = {}
         self._compiler: Callable[[Any], Any] | None = None
         self._pending = 0
@@ -84,8 +85,7 @@ class Method(nn.Module):
             ValueError: The batch lacks something, or it has another shape.
         """
         self._before_forward()
-        fetch = [self.plan.wire(name) for name in self.plan.losses]
-        values = self._call({}, fetch, batch, writing=self.training)
+        values = self._call({}, self._losses, batch, writing=self.training)
         terms = dict(zip(self.plan.losses, values, strict=True))
         loss = self._weighted(terms)
         self._watch_backward(loss)
@@ -185,8 +185,8 @@ class Method(nn.Module):
     @property
     def code(self) -> str:
         """The source of the training forward."""
-        fetch = tuple(self.plan.wire(name) for name in self.plan.losses)
-        return emit(self.plan, (), fetch, writing=True, regions=self._compiler is not None).code
+        regions = self._compiler is not None
+        return emit(self.plan, (), self._losses, writing=True, regions=regions).code
 
     # -- parts that others use --------------------------------------------------------------------
 
@@ -222,6 +222,10 @@ class Method(nn.Module):
 
     # -- machinery --------------------------------------------------------------------------------
 
+    def _loss_wires(self) -> list[Wire]:
+        """The losses as wires, found once: a reference is text, and a step has none to parse."""
+        return [self.plan.wire(name) for name in self.plan.losses]
+
     def _weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
         total: Tensor | None = None
         for name, term in terms.items():
@@ -250,14 +254,13 @@ class Method(nn.Module):
                 self.plan, given, fetch, evaluating=evaluating, writing=writing, regions=regions
             )
             self._sources[source.filename] = source
-            self._emitted[key] = source.function(self._compiler)
-            self._emitted[key, "feed"] = source.feed  # type: ignore[assignment]
-        ports: Iterable[Port] = self._emitted[key, "feed"]  # type: ignore[assignment]
+            self._emitted[key] = source.function(self._compiler), source.feed
+        function, ports = self._emitted[key]
         arguments = [
             given[p] if p in given else self._datum(p[1], batch, writing=writing) for p in ports
         ]
         try:
-            values: tuple[Tensor, ...] = self._emitted[key](self, *arguments)
+            values: tuple[Tensor, ...] = function(self, *arguments)
         except Exception as failure:
             note_failure(failure, self._sources)
             raise
@@ -335,12 +338,13 @@ class Method(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.update(_emitted={}, _sources={}, _compiler=None, _turned=None, plan=None)
+        state.update(_emitted={}, _sources={}, _compiler=None, _turned=None, plan=None, _losses=[])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.plan = make_plan(self.graph)
+        self._losses = self._loss_wires()
 
 
 def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
