@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sslgraph.checking import check
+    from sslgraph.comparing import Difference, diff
     from sslgraph.drawn import draw
     from sslgraph.errors import GraphError, Problem, Span
     from sslgraph.loading import load, read
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Difference",
     "Graph",
     "GraphError",
     "In",
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "check",
     "compile",
+    "diff",
     "draw",
     "load",
     "node",
@@ -42,6 +45,7 @@ __all__ = [
 # Public name -> the module that holds it, and its name there where that differs. No module or
 # folder of the package may bear one of these names: importing it would hide the public one.
 _HOMES = {
+    "Difference": "sslgraph.comparing",
     "Graph": "sslgraph.spec",
     "GraphError": "sslgraph.errors",
     "In": "sslgraph.ports",
@@ -52,6 +56,7 @@ _HOMES = {
     "Span": "sslgraph.errors",
     "check": "sslgraph.checking",
     "compile": "sslgraph.method:compile_graph",
+    "diff": "sslgraph.comparing",
     "draw": "sslgraph.drawn",
     "load": "sslgraph.loading",
     "node": "sslgraph.nodes.base:make_node",

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sslgraph"
 # that is the one way upwards, and it is meant.
 LAYERS = (
     ("command", "errors", "files", "scalars"),
-    ("ports", "hashing", "canonical"),
+    ("ports", "chain", "hashing", "canonical"),
     ("limits", "source", "validation", "schedules"),
     ("tree", "syntax", "reading"),
     ("merge", "overrides", "variables"),
@@ -24,6 +24,7 @@ LAYERS = (
     ("building", "loading", "registry"),
     ("checks",),
     ("plan",),
+    ("comparing",),
     ("drawing",),
     ("nodes",),
     ("walk", "check_sizes", "weights"),
