@@ -23,8 +23,8 @@ from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.plan import Plan, Step
-from sslgraph.ports import BATCH, Mismatch, bind_axes
-from sslgraph.walk import Values, inputs_of, outputs_of
+from sslgraph.ports import BATCH, Member, Mismatch, bind_axes
+from sslgraph.walk import Values, inputs_of, outputs_of, value_of
 from sslgraph.weights import WeightsError, matched
 
 # Odd and unlike any usual width, so that no other axis has this size by chance.
@@ -51,13 +51,37 @@ class Sizes:
     problems: list[Problem] = field(default_factory=list)
 
 
-def make_module(plan: Plan, step: Step, seed: int, axes: Mapping[str, int]) -> Node:
-    """Build the module of a step for the axis sizes that its inputs have."""
-    context = Context(step.name, seed, plan.graph.train.batch_norm)
-    module: Node = step.declaration.module(axes=axes, context=context, config=step.config)
+def make_module(
+    plan: Plan, step: Step, seed: int, axes: Mapping[str, int], made: Mapping[str, Node]
+) -> Node:
+    """Build the module of a step.
+
+    Args:
+        plan: The plan.
+        step: The step.
+        seed: Keys the first weights.
+        axes: The sizes of the axes that its inputs have.
+        made: The modules of the nodes that it repeats.
+    """
+    context = Context(step.name, seed, plan.graph.train.batch_norm, step.views)
+    others: dict[str, Any] = {}
+    if step.members:
+        others["of"] = [original(made, member) for member in step.members]
+    module: Node = step.declaration.module(
+        axes=axes, context=context, config=step.config, declaration=step.declaration, **others
+    )
     if not step.trained:
         module.requires_grad_(requires_grad=False)
     return module
+
+
+def original(made: Mapping[str, Node], member: Member) -> Node:
+    """The module that a member repeats."""
+    module = made[member.node]
+    if "." not in member.path:
+        return module
+    inner: Node = module.members[member.name]  # type: ignore[index,assignment]
+    return inner
 
 
 def weights_path(plan: Plan, step: Step) -> Path | None:
@@ -76,11 +100,8 @@ def measure(plan: Plan) -> Sizes:
     modules: dict[str, Node] = {}
     with torch.random.fork_rng(devices=[]):
         for step in plan.steps:
-            if not _has_inputs(step, values):
-                continue
-            module = _measured(plan, step, values, sizes)
-            if module is not None:
-                modules[step.name] = module
+            if _has_inputs(step, values):
+                _measured(plan, step, values, modules, sizes)
         if not sizes.problems:
             _gradients(plan, modules, values, sizes)
     sizes.shapes.update({port: tuple(value.shape) for port, value in values.items()})
@@ -110,33 +131,36 @@ def _has_inputs(step: Step, values: Values) -> bool:
     return all(w.source in values for wires in step.wires("read").values() for w in wires)
 
 
-def _measured(plan: Plan, step: Step, values: Values, sizes: Sizes) -> Node | None:
-    """Build and run one node; None with a problem where that fails."""
+def _measured(
+    plan: Plan, step: Step, values: Values, modules: dict[str, Node], sizes: Sizes
+) -> None:
+    """Build and run one node; where that fails it has no values, and a problem."""
     joined = _joined(plan, step, values, sizes)
     if joined is None:
-        return None
-    axes = _bound(plan, step, joined, sizes)
+        return
+    axes = _bound(plan, step, joined, values, sizes)
     if axes is None:
-        return None
-    sizes.axes[step.name] = axes
-    module = _built(plan, step, axes, sizes)
+        return
+    sizes.axes.setdefault(step.name, axes)
+    module = _built(plan, step, axes, modules, sizes)
     if module is None:
-        return None
+        return
+    modules[step.name] = module
     sizes.parameters[step.name] = sum(p.numel() for p in module.parameters())
     try:
+        module.fits(axes)
         result = _run(module, joined)
     except SettingError as fault:
         sizes.problems += _wrong_settings(plan, step, fault)
-        return None
+        return
     except Exception as fault:  # any library error of a meta run is this node's problem
         sizes.problems.append(_cannot_run(plan, step, joined, fault))
-        return None
+        return
     wrong = _undeclared(step, result, axes)
     if wrong:
         sizes.problems.append(wrong)
-        return None
+        return
     values.update(outputs_of(step, result))
-    return module
 
 
 def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor | None] | None:
@@ -163,9 +187,12 @@ def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor
 
 
 def _bound(
-    plan: Plan, step: Step, joined: list[Tensor | None], sizes: Sizes
+    plan: Plan, step: Step, joined: list[Tensor | None], values: Values, sizes: Sizes
 ) -> dict[str, int] | None:
-    """Axis sizes that the inputs bind, or None with a problem."""
+    """Axis sizes that the inputs bind, or None with a problem.
+
+    What is stored binds axes too, where it is known: a queue is as wide as its keys.
+    """
     bound: dict[str, tuple[int, str]] = {}
     settings = step.config.__dict__
     before = len(sizes.problems)
@@ -175,6 +202,13 @@ def _bound(
         wrong = bind_axes(port, tuple(value.shape), bound, settings)
         if wrong:
             sizes.problems.append(_wrong_size(plan, step, name, tuple(value.shape), wrong))
+    for name, wires in step.wires("write").items():
+        known = all(wire.source in values for wire in wires)
+        if name not in step.declaration.reads and known:
+            value = value_of(wires, values, evaluating=False)
+            wrong = bind_axes(step.declaration.inputs[name], tuple(value.shape), bound, settings)
+            if wrong:
+                sizes.problems.append(_wrong_size(plan, step, name, tuple(value.shape), wrong))
     if len(sizes.problems) > before:
         return None
     return {axis: size for axis, (size, _) in bound.items()}
@@ -205,10 +239,15 @@ def _wrong_size(
     )
 
 
-def _built(plan: Plan, step: Step, axes: Mapping[str, int], sizes: Sizes) -> Node | None:
+def _built(
+    plan: Plan, step: Step, axes: Mapping[str, int], modules: Mapping[str, Node], sizes: Sizes
+) -> Node | None:
+    missing = [member.path for member in step.members if member.node not in modules]
+    if missing:
+        return None  # it is broken itself, which was reported
     try:
         with torch.device("meta"):
-            module = make_module(plan, step, 0, axes).train()
+            module = make_module(plan, step, 0, axes, modules).train()
         path = weights_path(plan, step)
         if path:
             matched(module, path)

@@ -163,7 +163,7 @@ class _Emission:
             name = f"{DATA}_{output}"
         else:
             single = len(self.plan.step(node).declaration.outputs) == 1
-            name = node if single else f"{node}_{output}"
+            name = node if single else f"{node}_{output.replace('.', '_')}"
         taken = {*self.names.values(), *_TAKEN}
         while name in taken or keyword.iskeyword(name) or hasattr(builtins, name):
             name += "_"

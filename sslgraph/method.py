@@ -94,7 +94,7 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Do what follows an optimizer step: writes once a step or epoch, then the clock."""
         for _, node in self.nodes.items():
-            node.clamp_learned()
+            node.constrain()
         self._write("step")
         self.clock.advance()
         if self.clock.epoch_ended:
@@ -361,12 +361,11 @@ def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
     wrong = errors_of(found.problems)
     if wrong or found.plan is None or found.sizes is None:
         raise GraphError(tuple(wrong))
-    modules = {
-        step.name: make_module(found.plan, step, seed, found.sizes.axes[step.name])
-        for step in found.plan.steps
-    }
+    modules: dict[str, Node] = {}
     for step in found.plan.steps:
+        module = make_module(found.plan, step, seed, found.sizes.axes[step.name], modules)
         path = weights_path(found.plan, step)
         if path:
-            load_weights(modules[step.name], path)
+            load_weights(module, path)
+        modules[step.name] = module
     return Method(graph, found.plan, modules, seed).train()

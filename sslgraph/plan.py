@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sslgraph.checks import effects, references, settings, wires
+from sslgraph.checks import effects, references, settings, training, wires
+from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
-from sslgraph.ports import Declaration, Identities
+from sslgraph.ports import Declaration, Identities, Member, Pairs
 from sslgraph.spec import Graph, NodeSpec, Reference
 
 # The shorter side of an input image, relative to the largest view: 256 pixels for views of 224.
@@ -28,14 +29,18 @@ class Step:
         spec: The node as it was written.
         declaration: Its type.
         config: Its settings.
+        members: The nodes that it repeats.
         inputs: The wires of each plugged input, in declared order.
+        views: The crops that the views of each plugged input came from.
         span: Where the node stands.
     """
 
     spec: NodeSpec
     declaration: Declaration
     config: Any
+    members: tuple[Member, ...]
     inputs: dict[str, tuple[Wire, ...]]
+    views: dict[str, Identities]
     span: Span
 
     @property
@@ -45,8 +50,13 @@ class Step:
 
     def wires(self, at: str) -> dict[str, tuple[Wire, ...]]:
         """The plugged inputs of one moment, ``read`` or ``write``."""
-        declared = self.declaration.inputs
-        return {name: wires for name, wires in self.inputs.items() if declared[name].at == at}
+        chosen = self.declaration.reads if at == "read" else self.declaration.written
+        return {name: wires for name, wires in self.inputs.items() if name in chosen}
+
+    @property
+    def pairs(self) -> Pairs:
+        """The pairs of views that a loss compares; none where it compares none."""
+        return self.declaration.pairs(self.config, self.views)
 
     @property
     def trained(self) -> bool:
@@ -111,7 +121,7 @@ class Plan:
         span = Span("<reference>", 0, 1, len(text) + 1, text)
         if reference is None:
             raise GraphError((Problem("E207", f"'{text}' is no reference", span),))
-        nodes = {s.name: settings.Bound(s.spec, s.declaration, s.config) for s in self.steps}
+        nodes = {s.name: Bound(s.spec, s.declaration, s.config) for s in self.steps}
         if reference.node not in (DATA, *nodes):
             hint = did_you_mean(reference.node, [*nodes, DATA], show="nodes")
             problem = Problem("E201", f"no node named '{reference.node}'", span, under=hint)
@@ -140,7 +150,7 @@ def examine(graph: Graph) -> tuple[Wiring, list[Problem]]:
     """Everything that the passes without torch find, and the wiring as far as it is sound."""
     nodes, problems = settings.bind(graph)
     wiring, wrong = wires.connect(graph, nodes)
-    problems += [*wrong, *graph.problems]
+    problems += [*wrong, *graph.problems, *training.review(wiring)]
     problems += effects.review(wiring, sound=not errors_of(problems))
     return wiring, in_file_order(problems)
 
@@ -153,7 +163,9 @@ def plan_of(wiring: Wiring) -> Plan:
             spec=wiring.nodes[name].spec,
             declaration=wiring.nodes[name].declaration,
             config=wiring.nodes[name].config,
+            members=wiring.nodes[name].members,
             inputs=wiring.inputs[name],
+            views={port: wiring.views(wires) for port, wires in wiring.inputs[name].items()},
             span=graph.document.span("nodes", name, key=True),
         )
         for name in wiring.order

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -40,7 +40,7 @@ BATCH: Mapping[str, tuple[str, str]] = {
 _AXIS = re.compile(r"\.\.\.|[A-Z][A-Z0-9]*'?|[a-z][a-z0-9_]*|[0-9]+")
 _VARIABLE = re.compile(r"([A-Z])(?:=(.+))?")
 
-Moment = Literal["read", "write"]
+Moment = Literal["read", "write", "both"]
 
 
 def parse_axes(text: str) -> tuple[str, ...]:
@@ -119,8 +119,10 @@ class In(Port):
         kind: Accepted kinds (see `Kind.parse`).
         axes: Axis string.
         optional: May stay unplugged; `forward` then gets None.
-        default: Reference that is plugged where the graph gives none, such as ``batch.index``.
-        at: ``read`` reaches `forward`; ``write`` reaches `write` after every read of the batch.
+        default: Reference that is plugged where the graph gives none, such as ``batch.index``;
+            several, between spaces, are joined like a list.
+        at: ``read`` reaches `forward`; ``write`` reaches `write` after every read of the batch;
+            ``both`` reaches one and then the other.
     """
 
     def __init__(
@@ -136,6 +138,16 @@ class In(Port):
         self.optional = optional
         self.default = default
         self.at = at
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it reaches `forward`."""
+        return self.at != "write"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it reaches `write`."""
+        return self.at != "read"
 
     @property
     def required(self) -> bool:
@@ -162,6 +174,56 @@ Identities = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Ports:
+    """The ports of one node, where its type leaves them to the node's settings.
+
+    Args:
+        inputs: Inputs by name, in order.
+        outputs: Outputs by name, in order.
+        aliases: Further names that references may use -> the port that they mean.
+    """
+
+    inputs: Mapping[str, In]
+    outputs: Mapping[str, Out]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node that another one repeats, as `of:` names it.
+
+    Args:
+        path: What `of` says: a node, or a member of one such as ``teacher.encoder``.
+        declaration: Its type.
+        config: Its settings, with those that the repetition replaces.
+        links: Inputs that the member before it feeds -> the output of that member.
+        kept: Other required inputs -> the references that they keep unless the graph gives some.
+        replaced: Names of the settings that the repetition replaces.
+    """
+
+    path: str
+    declaration: Declaration
+    config: Any
+    links: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def node(self) -> str:
+        """The node of the graph that it is or belongs to."""
+        return self.path.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """Its name within the repetition: the last part of its path."""
+        return self.path.rpartition(".")[2]
+
+
+Pairs = tuple[tuple[int, int], ...]
+"""The views that a loss compares: one of its first input and one of its second."""
+
+
+@dataclass(frozen=True)
 class Declaration:
     """What checks, plans and pictures know of a node type, without its module.
 
@@ -178,8 +240,19 @@ class Declaration:
         draws: Whether its output depends on keyed random draws.
         stops_gradient: Whether no gradient passes from its outputs to its inputs.
         is_loss: Whether its output can be minimised.
+        derives: Whether its ports depend on its settings or members; `of_node` then gives them.
+        repeats: Whether it repeats other nodes, which `of:` names.
+        replaces: Whether it may replace settings of the nodes that it repeats.
+        attracts: Two inputs that a loss draws together, or nothing.
+        prevents: What it does against collapse, such as ``negatives``; a word of `effects`.
+        members: The nodes that it repeats.
+        aliases: Further names of its ports.
+        ports: ``(config, members) -> ports of the node``.
         identities: ``(name, config, identities of each input) -> identities of each output``.
         review: ``(config, identities of each input) -> text of what does not fit, or ''``.
+        pairs: ``(config, identities of each input) -> the pairs of views that a loss compares``.
+        ragged: ``(config) -> outputs whose masks hide another number of places in each image``.
+        even: ``(config) -> inputs whose masks must hide as many places in every image``.
         largest_crop: ``(config) -> pixels of the largest view it makes, or None``.
     """
 
@@ -195,13 +268,35 @@ class Declaration:
     draws: bool = False
     stops_gradient: bool = False
     is_loss: bool = False
+    derives: bool = False
+    repeats: bool = False
+    replaces: bool = False
+    attracts: tuple[str, str] | tuple[()] = ()
+    prevents: str = ""
+    members: tuple[Member, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ports: Callable[[Any, tuple[Member, ...]], Ports] | None = None
     identities: Callable[[str, Any, Mapping[str, Identities]], Mapping[str, Identities]] = field(
         default=lambda name, config, inputs: {}
     )
     review: Callable[[Any, Mapping[str, Identities]], str] = field(
         default=lambda config, inputs: ""
     )
+    pairs: Callable[[Any, Mapping[str, Identities]], Pairs] = field(
+        default=lambda config, inputs: ()
+    )
+    ragged: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
+    even: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
     largest_crop: Callable[[Any], int | None] = field(default=lambda config: None)
+
+    def of_node(self, config: Any, members: tuple[Member, ...] = ()) -> Declaration:
+        """The declaration of one node, with the ports that its settings and members give it."""
+        if not self.derives or self.ports is None:
+            return self
+        made = self.ports(config, members)
+        return replace(
+            self, inputs=made.inputs, outputs=made.outputs, aliases=made.aliases, members=members
+        )
 
     @property
     def main(self) -> str:
@@ -210,10 +305,19 @@ class Declaration:
             return next(iter(self.outputs))
         return next((name for name, port in self.outputs.items() if port.main), "")
 
+    def port(self, name: str) -> str:
+        """The port that a name in a reference means; the name itself where it is no alias."""
+        return self.aliases.get(name, name)
+
     @property
     def reads(self) -> dict[str, In]:
         """The inputs that reach `forward`."""
-        return {name: port for name, port in self.inputs.items() if port.at == "read"}
+        return {name: port for name, port in self.inputs.items() if port.is_read}
+
+    @property
+    def written(self) -> dict[str, In]:
+        """The inputs that reach `write`."""
+        return {name: port for name, port in self.inputs.items() if port.is_written}
 
     @property
     def required(self) -> list[str]:

@@ -26,6 +26,8 @@ SHIPPED = {
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
     "stop_grad": "sslgraph.nodes.flow",
+    "ema": "sslgraph.nodes.teachers",
+    "shared": "sslgraph.nodes.teachers",
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
 }
 """Type name -> module that defines it."""

@@ -47,6 +47,7 @@ def live(wiring: Wiring) -> set[str]:
     for name, inputs in wiring.inputs.items():
         for wires in inputs.values():
             flow.add_edges_from((wire.source[0], name) for wire in wires if wire.source[0] != DATA)
+        flow.add_edges_from((member.node, name) for member in wiring.nodes[name].members)
     wanted = {node for node, _ in wiring.losses.values()}
     wanted |= {wire.source[0] for wire in wiring.outputs.values()} - {DATA}
     needed = set(wanted)

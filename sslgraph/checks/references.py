@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from sslgraph.checks.settings import Bound
+from sslgraph.checks.members import Bound
 from sslgraph.errors import Problem, did_you_mean
 from sslgraph.ports import BATCH, Identities
 from sslgraph.spec import Graph, Reference
@@ -65,8 +65,16 @@ class Wiring:
         """The wires that `forward` of a node needs."""
         declared = self.nodes[name].declaration.inputs
         for port, wires in self.inputs[name].items():
-            if declared[port].at == "read":
+            if declared[port].is_read:
                 yield from ((port, wire) for wire in wires)
+
+    def views(self, wires: tuple[Wire, ...]) -> Identities:
+        """The crops that the views of joined wires came from; the data is one view."""
+        known = [
+            wire.views_of((DATA,) if wire.source[0] == DATA else self.identities[wire.source])
+            for wire in wires
+        ]
+        return tuple(identity for part in known for identity in part)
 
     def flow(self) -> nx.DiGraph[str]:
         """Nodes and read wires as a graph; a write is no edge, so state breaks cycles."""
@@ -104,7 +112,7 @@ def resolve(
     if reference.node not in nodes:
         return None
     declared = nodes[reference.node].declaration
-    port = reference.port or declared.main
+    port = declared.port(reference.port) if reference.port else declared.main
     if not port:
         problems.append(
             Problem(
@@ -128,12 +136,12 @@ def plug(graph: Graph, nodes: Mapping[str, Bound], bound: Bound, problems: list[
     """The wires of one node, by input; unknown, missing and doubtful inputs are problems."""
     declared, plugged = bound.declaration, {}
     for given, references in bound.spec.inputs.items():
-        port = given or _only_required(graph, bound, problems)
+        port = declared.port(given) if given else _only_required(graph, bound, problems)
         if port is None:
             continue
         if port not in declared.inputs:
             hint = did_you_mean(port, declared.inputs, show=f"inputs of {declared.use}")
-            span = graph.document.span("nodes", bound.spec.name, "in", port, key=True)
+            span = graph.document.span("nodes", bound.spec.name, "in", given, key=True)
             title = f"{declared.use} has no input '{port}'"
             problems.append(Problem("E207", title, span, under=hint))
             continue
@@ -143,10 +151,10 @@ def plug(graph: Graph, nodes: Mapping[str, Bound], bound: Bound, problems: list[
     _missing(graph, bound, problems)
     for name, input_ in declared.inputs.items():
         if input_.default and name not in plugged:
-            node, _, output = input_.default.partition(".")
             path = ("nodes", bound.spec.name)
-            reference = Reference(node, output, None, None, path, input_.default)
-            plugged[name] = (Wire(reference, (node, output)),)
+            texts = [Reference.parse(text, path) for text in input_.default.split()]
+            wires = [resolve(graph, nodes, text, problems) for text in texts if text]
+            plugged[name] = tuple(wire for wire in wires if wire)
     return {name: plugged[name] for name in declared.inputs if plugged.get(name)}
 
 
@@ -167,8 +175,9 @@ def _only_required(graph: Graph, bound: Bound, problems: list[Problem]) -> str |
 
 def _missing(graph: Graph, bound: Bound, problems: list[Problem]) -> None:
     given = bound.spec.inputs
-    missing = [name for name in bound.declaration.required if name not in given]
-    unknown = any(name not in bound.declaration.inputs for name in given)
+    known = {bound.declaration.port(name) for name in given}
+    missing = [name for name in bound.declaration.required if name not in known]
+    unknown = any(name not in bound.declaration.inputs for name in known)
     if not missing or unknown:  # a bare reference, or a wrong name that was reported
         return
     declared = bound.declaration

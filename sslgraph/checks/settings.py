@@ -5,12 +5,12 @@ Codes: E101 unknown node type - E102 unknown setting - E103 bad value - E104 set
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from sslgraph import registry
+from sslgraph.checks.members import Bound, Chain, in_order_of_members, report_unknown
 from sslgraph.errors import Problem, did_you_mean
 from sslgraph.ports import Declaration
 from sslgraph.spec import Graph, NodeSpec
@@ -22,32 +22,41 @@ GENERIC = ("use", "in", "of", "train", "weights")
 """Keys that every node has beside its settings."""
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A node whose type is known.
-
-    Args:
-        spec: The node as it was written.
-        declaration: Its type.
-        config: Its settings, None where they are wrong.
-    """
-
-    spec: NodeSpec
-    declaration: Declaration
-    config: Any
-
-
 def bind(graph: Graph) -> tuple[dict[str, Bound], list[Problem]]:
-    """Find each node's type and validate its settings; nodes of unknown type are left out."""
-    nodes: dict[str, Bound] = {}
+    """Find each node's type, validate its settings and find what it repeats.
+
+    Left out are nodes of unknown type, and those whose ports can't be known since they depend on
+    settings or members that are wrong.
+    """
+    found: dict[str, Bound] = {}
     problems: list[Problem] = []
-    for name, spec in graph.nodes.items():
+    for spec in in_order_of_members(graph, problems):
         declaration = _declaration(graph, spec, problems)
-        if declaration is None:
-            continue
-        config = _config(graph, spec, declaration, problems)
-        nodes[name] = Bound(spec, declaration, config)
-    return nodes, problems
+        bound = declaration and _bound(graph, spec, declaration, found, problems)
+        if bound:
+            found[spec.name] = bound
+    return {name: found[name] for name in graph.nodes if name in found}, problems
+
+
+def _bound(
+    graph: Graph,
+    spec: NodeSpec,
+    declaration: Declaration,
+    before: dict[str, Bound],
+    problems: list[Problem],
+) -> Bound | None:
+    if not declaration.repeats:
+        config = _config(graph, spec, declaration, {}, problems)
+        if declaration.derives:
+            return Bound(spec, declaration.of_node(config), config) if config else None
+        return Bound(spec, declaration, config)
+    chain = Chain(graph, spec, declaration, before, CODES, problems)
+    config = _config(graph, spec, declaration, chain.settings_of_members(), problems)
+    members = chain.found()
+    if members is None:
+        return None
+    report_unknown(chain, members)
+    return Bound(spec, declaration.of_node(config, members), config, members)
 
 
 def _declaration(graph: Graph, spec: NodeSpec, problems: list[Problem]) -> Declaration | None:
@@ -62,10 +71,17 @@ def _declaration(graph: Graph, spec: NodeSpec, problems: list[Problem]) -> Decla
         return None
 
 
-def _config(graph: Graph, spec: NodeSpec, declaration: Declaration, problems: list[Problem]) -> Any:
-    settings = dict(spec.settings)
-    if spec.of:
-        settings["of"] = spec.of  # no type of ours takes one unless it declares the setting
+def _config(
+    graph: Graph,
+    spec: NodeSpec,
+    declaration: Declaration,
+    others: dict[str, Any],
+    problems: list[Problem],
+) -> Any:
+    """The settings of a node beside those that are for its members, None where they are wrong."""
+    settings = {key: value for key, value in spec.settings.items() if key not in others}
+    if spec.of and not declaration.repeats:
+        settings["of"] = spec.of  # no setting of this type, which is reported as such
     try:
         return declaration.config.model_validate(settings)
     except ValidationError as failure:

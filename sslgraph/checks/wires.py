@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import networkx as nx
 
+from sslgraph.chain import chain_identities
+from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Wire, Wiring, plug, resolve
-from sslgraph.checks.settings import Bound
 from sslgraph.errors import Problem, did_you_mean
 from sslgraph.ports import BATCH, Identities, Kind
 from sslgraph.spec import Graph
@@ -106,8 +107,25 @@ def _ordered(wiring: Wiring, problems: list[Problem]) -> bool:
         )
     if not nx.is_directed_acyclic_graph(flow):
         return False
+    _prefer(flow, wiring)
     wiring.order = list(nx.lexicographical_topological_sort(flow, key=rank.__getitem__))
     return True
+
+
+def _prefer(flow: nx.DiGraph[str], wiring: Wiring) -> None:
+    """Put a node behind what it repeats and what it stores, where the wires leave that open.
+
+    So their sizes are known first; where state leads back in time, they are not needed first.
+    """
+    for name, bound in wiring.nodes.items():
+        stored = [
+            wire.source[0]
+            for port in bound.declaration.written
+            for wire in wiring.inputs[name].get(port, ())
+        ]
+        for before in [*(member.node for member in bound.members), *stored]:
+            if before != name and before in flow and not nx.has_path(flow, name, before):
+                flow.add_edge(before, name)
 
 
 def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
@@ -137,9 +155,16 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
         problems.append(_too_many(wiring, name))
         return
     if sound and set(arriving) >= set(bound.declaration.required):
-        made = bound.declaration.identities(name, bound.config, arriving)
+        made = _made(bound, arriving)
         wiring.identities.update({(name, port): views for port, views in made.items()})
         _review(wiring, bound, arriving, problems)
+
+
+def _made(bound: Bound, arriving: Mapping[str, Identities]) -> Mapping[str, Identities]:
+    """The views of each output."""
+    if bound.members:
+        return chain_identities(bound.members, arriving)
+    return bound.declaration.identities(bound.spec.name, bound.config, arriving)
 
 
 def _too_many(wiring: Wiring, name: str) -> Problem:

@@ -186,7 +186,7 @@ def _input_note(port: In) -> str:
         notes.append(f"{port.default} unless given")
     elif port.optional:
         notes.append("may stay unplugged")
-    if port.at == "write":
+    if port.is_written:
         notes.append("stored after the forward pass")
     return ", ".join(notes)
 

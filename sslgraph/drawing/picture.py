@@ -188,7 +188,7 @@ class _Builder:
         return Arrow(
             tail=".".join(wire.source) if node == DATA else node,
             head=step.name,
-            line="write" if step.declaration.inputs[port].at == "write" else line,
+            line="write" if not step.declaration.inputs[port].is_read else line,
             input=port if told_apart else "",
             port=self._taken(wire),
             kind=kind,

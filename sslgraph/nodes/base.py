@@ -21,7 +21,8 @@ from sslgraph.hashing import text_key
 from sslgraph.nodes.batch_norm import replace_batch_norms, statistics_apart
 from sslgraph.nodes.declare import asked_axes, declare, is_number
 from sslgraph.nodes.numbers import Numbers
-from sslgraph.ports import Declaration, Identities, bind_axes
+from sslgraph.nodes.shuffle import COUNTER, Sharing
+from sslgraph.ports import Declaration, Identities, Member, Pairs, Ports, bind_axes
 from sslgraph.schedules import Learned, Schedule
 from sslgraph.spec import BatchNormSpec
 
@@ -61,11 +62,14 @@ class Context:
         name: The node's name in the graph; draws and initial weights are keyed by it.
         seed: The run's seed.
         batch_norm: The run's rule for batch statistics, where the node sets none.
+        views: For each plugged input the crops that its views came from; without a graph, view i
+            of every input came from crop i.
     """
 
     name: str = "node"
     seed: int = 0
     batch_norm: BatchNormSpec = field(default_factory=BatchNormSpec)
+    views: Mapping[str, Identities] = field(default_factory=dict)
 
     def key(self) -> int:
         """A 63-bit key of this node in this run."""
@@ -99,6 +103,10 @@ class Node(Numbers):
     draws: ClassVar[bool] = False
     stops_gradient: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
+    attracts: ClassVar[tuple[str, str] | tuple[()]] = ()
+    prevents: ClassVar[str] = ""
 
     _lifts: ClassVar[bool] = False
     _open: ClassVar[bool] = False
@@ -115,6 +123,7 @@ class Node(Numbers):
         axes: Mapping[str, int] | None = None,
         context: Context | None = None,
         config: Config | None = None,
+        declaration: Declaration | None = None,
         **settings: Any,
     ) -> None:
         """Make the node.
@@ -123,6 +132,7 @@ class Node(Numbers):
             axes: Sizes of the input axes that `build` asks for; without them the first call tells.
             context: The node's place in a graph.
             config: Settings that were validated already.
+            declaration: Its declaration in a graph, where its ports depend on settings or members.
             **settings: The settings of `Config`, where `config` is not given.
 
         Raises:
@@ -131,9 +141,15 @@ class Node(Numbers):
         super().__init__()
         self.config: Any = config or _configured(type(self), settings)
         self.context = context or Context()
+        if type(self).declaration.derives:
+            own = declaration or type(self).declaration.of_node(self.config)
+            self.declaration = own  # type: ignore[misc]  # of this node, not of its class
+            self.Outputs = _plain  # type: ignore[misc,method-assign]  # a group of crops may have any name
+        self.axes: dict[str, int] = {}
         self.schedules: dict[str, Schedule] = {}
         self.limits: dict[str, tuple[float | None, float | None]] = {}
         self._apart = False
+        self._sharing: Sharing | None = None
         self._register_numbers()
         self.built = False
         if axes is not None or not asked_axes(type(self)):
@@ -175,6 +191,37 @@ class Node(Numbers):
         return ""
 
     @classmethod
+    def ports(cls, config: Any, members: tuple[Member, ...]) -> Ports:
+        """The ports of one node, for types whose ports depend on settings or on `of:`.
+
+        The other types declare theirs as class attributes and leave this alone. A type that
+        overrides it may still declare some: they are in ``cls.declaration``.
+        """
+        return Ports(cls.declaration.inputs, cls.declaration.outputs)
+
+    @classmethod
+    def pairs(cls, config: Any, inputs: Mapping[str, Identities]) -> Pairs:
+        """The pairs of views that a loss compares, one of its first and one of its second input."""
+        return ()
+
+    @classmethod
+    def ragged(cls, config: Any) -> frozenset[str]:
+        """Outputs whose masks may hide another number of places in each image."""
+        return frozenset()
+
+    @classmethod
+    def even(cls, config: Any) -> frozenset[str]:
+        """Inputs whose masks have to hide as many places in every image."""
+        return frozenset()
+
+    def fits(self, axes: Mapping[str, int]) -> None:
+        """See that inputs of these sizes fit what was built, which may be called in many places.
+
+        Raises:
+            SettingError: They don't.
+        """
+
+    @classmethod
     def largest_crop(cls, config: Any) -> int | None:
         """Pixels of the side of the largest view that this node makes; None if it makes none."""
         return None
@@ -194,15 +241,32 @@ class Node(Numbers):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.context.key())
             self.build(**{axis: axes[axis] for axis in asked})
+        self.axes = {axis: axes[axis] for axis in asked}
         ports = {**self.declaration.inputs, **self.declaration.outputs}
         for name in ports.keys() & {*self._modules, *self._parameters, *self._buffers}:
             raise TypeError(
                 f"{type(self).__name__}.build sets self.{name}, but a port has that name"
             )
         rule = getattr(self.config, "batch_norm", None) or self.context.batch_norm
-        replace_batch_norms(self, rule)
+        if replace_batch_norms(self, rule):
+            self._share(rule)
         self._apart = statistics_apart(self)
         self.built = True
+
+    def _share(self, rule: BatchNormSpec) -> None:
+        """Have samples put in order where batch norm looks at parts of them."""
+        if rule.groups == 1 and rule.ranks != "shuffled":
+            return
+        if self.gathers or not self._lifts:
+            raise SettingError(
+                f"{self.declaration.use} takes all views at once, so its samples can't be put "
+                "into groups",
+                path=("batch_norm",),
+                expected="'all' or 'own', without groups",
+            )
+        self._sharing = Sharing(rule, self.context.key())
+        if rule.ranks == "shuffled":
+            self.register_buffer(COUNTER, torch.zeros((), dtype=torch.int64))
 
     def _register_numbers(self) -> None:
         for name, info in type(self.config).model_fields.items():
@@ -219,8 +283,11 @@ class Node(Numbers):
             self.register_number(name, None if value is None else float(value))
 
     @torch.no_grad()
-    def clamp_learned(self) -> None:
-        """Cut learned numbers to their limits; called after each optimizer step."""
+    def constrain(self) -> None:
+        """Put parameters back into their bounds, such as learned numbers into their limits.
+
+        Called after each optimizer step.
+        """
         for name, (low, high) in self.limits.items():
             if low is not None or high is not None:
                 getattr(self, name).clamp_(low, high)
@@ -246,6 +313,11 @@ class Node(Numbers):
         return ", ".join(
             f"{k}={v!r}" for k, v in self.config.model_dump(exclude_defaults=True).items()
         )
+
+
+def _plain(*outputs: Any) -> tuple[Any, ...]:
+    """Several outputs of a node whose ports have names that are no attributes."""
+    return outputs
 
 
 def make_node(use: str, *, axes: Mapping[str, int] | None = None, **settings: Any) -> Node:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sslgraph import registry
 from sslgraph.nodes.calls import ANY, rank_of, wrap_forward, wrap_write
+from sslgraph.nodes.shuffle import COUNTER
 from sslgraph.ports import Declaration, In, Out, Port
 from sslgraph.schedules import Schedule
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 MOMENTS = ("batch", "step", "epoch")
 GATHERS = ("no", "no_grad", "grad")
-RESERVED_PORTS = frozenset({"config", "context", "built", "schedules", "limits"})
+RESERVED_PORTS = frozenset(
+    {"config", "context", "built", "axes", "schedules", "limits", COUNTER}
+)
 RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context", "config"})
 
 
@@ -42,10 +45,11 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
     _check_ports(cls, base, inputs, outputs)
     _check_views(cls, inputs, outputs)
     _check_gathers(cls, inputs)
-    reads = [name for name, port in inputs.items() if port.at == "read"]
-    _check_signature(cls, "forward", reads)
-    _check_signature(cls, "evaluate", reads)
-    written = [name for name, port in inputs.items() if port.at == "write"]
+    reads = [name for name, port in inputs.items() if port.is_read]
+    written = [name for name, port in inputs.items() if port.is_written]
+    if not cls.repeats:  # a node that repeats others has their inputs
+        _check_signature(cls, "forward", reads)
+        _check_signature(cls, "evaluate", reads)
     if written or "write" in cls.__dict__:
         _check_signature(cls, "write", written)
     if (cls.writes != "") != hasattr(cls, "write") or cls.writes not in ("", *MOMENTS):
@@ -75,14 +79,36 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         draws=cls.draws,
         stops_gradient=cls.stops_gradient,
         is_loss=cls.is_loss,
+        derives=_derives(cls, base),
+        repeats=cls.repeats,
+        replaces=cls.replaces,
+        attracts=_attracts(cls, inputs),
+        prevents=cls.prevents,
+        ports=cls.ports,
         identities=cls.identities,
         review=cls.review,
+        pairs=cls.pairs,
+        ragged=cls.ragged,
+        even=cls.even,
         largest_crop=cls.largest_crop,
     )
-    wrap_forward(cls)
+    if not cls.repeats:  # its members meet the view axis themselves
+        wrap_forward(cls)
     if written and cls.gathers:
         wrap_write(cls, written)
     registry.add(cls.declaration)
+
+
+def _derives(cls: type[Node], base: type[Node]) -> bool:
+    """Whether a class makes its ports from settings or members."""
+    return cls.ports.__func__ is not base.ports.__func__  # type: ignore[attr-defined]
+
+
+def _attracts(cls: type[Node], inputs: Mapping[str, In]) -> tuple[str, str] | tuple[()]:
+    unknown = [name for name in cls.attracts if name not in inputs]
+    if unknown or len(cls.attracts) not in (0, 2):
+        raise TypeError(f"{cls.__name__}.attracts names two of its inputs, got {cls.attracts}")
+    return cls.attracts
 
 
 def _ports(cls: type[Node], kind: type[Port]) -> dict[str, Any]:
@@ -100,7 +126,7 @@ def _ports(cls: type[Node], kind: type[Port]) -> dict[str, Any]:
 def _check_ports(
     cls: type[Node], base: type[Node], inputs: Mapping[str, In], outputs: Mapping[str, Out]
 ) -> None:
-    if not outputs:
+    if not outputs and not _derives(cls, base):
         raise TypeError(f"{cls.__name__} declares no output: add a class attribute `y = Out(...)`")
     if sum(port.main for port in outputs.values()) > 1:
         raise TypeError(f"{cls.__name__} declares two main outputs")
@@ -133,7 +159,7 @@ def _check_views(cls: type[Node], inputs: Mapping[str, In], outputs: Mapping[str
                 f"'{' '.join(inputs[lifted[0]].axes)}' of {lifted[0]}, which is taken one view "
                 "at a time; begin either all axes with B or all with V B"
             )
-    written = next((name for name in lifted if inputs[name].at == "write"), None)
+    written = next((name for name in lifted if inputs[name].is_written), None)
     if written:
         raise TypeError(
             f"{cls.__name__}.{written}: what is written comes with all views; begin with V"

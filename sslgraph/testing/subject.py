@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -30,11 +31,13 @@ class Subject:
         declaration: The type.
         settings: Its settings.
         axes: Sizes of the free axes.
+        originals: The nodes that it repeats, as its sample names them under `of`.
     """
 
     declaration: Declaration
     settings: Mapping[str, Any]
     axes: Mapping[str, int]
+    originals: tuple[Node, ...] = ()
 
     @classmethod
     def of(
@@ -51,7 +54,12 @@ class Subject:
             declaration = use_or_class.declaration
         module: type[Node] = declaration.module
         chosen = dict(module.sample if settings is None else settings)
-        return cls(declaration, chosen, {**_SIZES, **module.sample_axes, **(axes or {})})
+        originals = tuple(_original(of) for of in chosen.pop("of", ()))
+        if originals:
+            declaration = module(of=originals, **chosen).declaration
+        sizes = {**_SIZES, **module.sample_axes, **(axes or {})}
+        subject = cls(declaration, chosen, sizes, originals)
+        return replace(subject, declaration=declaration.of_node(subject.config, declaration.members))
 
     @property
     def use(self) -> str:
@@ -81,10 +89,12 @@ class Subject:
             wrong = bind_axes(port, tuple(value.shape), bound, vars(self.config))
             assert wrong is None, f"{self.use}.{name}: {wrong}"
         context = Context(name="subject", seed=seed)
+        others = {"of": copy.deepcopy(self.originals)} if self.originals else {}
         with torch.device(device):
             module: Node = self.declaration.module(
                 axes={axis: size for axis, (size, _) in bound.items()},
                 context=context,
+                **others,
                 **self.settings,
             )
         return module.train()
@@ -103,7 +113,7 @@ class Subject:
 
     def written(self, inputs: Inputs) -> Inputs:
         """Those that reach `write`."""
-        return {name: value for name, value in inputs.items() if name not in self.declaration.reads}
+        return {name: inputs[name] for name in self.declaration.written}
 
     def run(self, node: Node, inputs: Inputs) -> dict[str, Tensor]:
         """The outputs by name."""
@@ -152,6 +162,13 @@ class Subject:
         if axis[0].islower():
             return int(getattr(self.config, axis))
         return sizes.get(axis, _OTHER_SIZE)
+
+
+def _original(settings: Mapping[str, Any]) -> Node:
+    """A node to repeat, for the sizes that inputs have here."""
+    rest = {key: value for key, value in settings.items() if key != "use"}
+    module: type[Node] = registry.find(settings["use"]).module
+    return module(axes=_SIZES, context=Context(name=settings["use"]), **rest)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
