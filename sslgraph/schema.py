@@ -47,7 +47,7 @@ _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$"}
 # A model's short form, which its validator turns into the long one.
 _SHORT: Mapping[str, Schema] = {
     "LearningRate": {"type": "number", "minimum": 0, "description": "the peak, as it is"},
-    "BatchNormSpec": {"enum": ["all", "own"], "description": "`ranks` alone"},
+    "BatchNormSpec": {"enum": ["all", "own", "shuffled"], "description": "`ranks` alone"},
     "NodeTrain": {"type": "boolean", "description": "false: trains nothing"},
 }
 

@@ -137,12 +137,29 @@ class BatchNormSpec(Spec):
     """Which samples share the statistics of batch norm; a bare word says `ranks`."""
 
     per: Literal["view", "none"] = Field("view", description="none: all views in one batch")
-    ranks: Literal["all", "own"] = Field("all", description="processes that share statistics")
+    ranks: Literal["all", "own", "shuffled"] = Field(
+        "all",
+        description="processes that share statistics; shuffled: each has its own, of samples dealt "
+        "out anew at each call",
+    )
+    groups: PositiveInt = Field(
+        1, description="parts of a process's samples, each with statistics as of its own process"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
         return {"ranks": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _groups_stay_apart(self) -> Self:
+        if self.groups > 1 and self.ranks == "all":
+            raise fault(
+                "groups have no statistics of their own where all processes share them",
+                expected="'ranks: own' or 'ranks: shuffled' beside 'groups'",
+                help="say 'ranks', which is 'all' if absent, or delete 'groups'",
+            )
+        return self
 
 
 class Clip(Spec):

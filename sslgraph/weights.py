@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from sslgraph.nodes.shuffle import COUNTER
+
 Shapes = dict[str, tuple[int, ...]]
 
 # An exported backbone has the names of its timm model, which an encoder node holds under this name.
@@ -34,7 +36,11 @@ def matched(module: nn.Module, path: Path) -> dict[str, str]:
         WeightsError: The file is missing or broken, or names or shapes differ.
     """
     there = _shapes(path)
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if name in there or name != COUNTER  # which no network has
+    }
     if not wanted:
         raise WeightsError("the node has no weights")
     names = {name: name if name in there else name.removeprefix(_MODEL) for name in wanted}

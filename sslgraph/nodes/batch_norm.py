@@ -1,7 +1,8 @@
 """One batch norm for every built node: whose samples share the statistics is declared, not implied.
 
 `replace_batch_norms` puts it in the place of each batch norm that a node made, so that a timm model
-obeys ``batch_norm: {per: view | none, ranks: all | own}`` without knowing of it.
+obeys ``batch_norm: {per: view | none, ranks: all | own | shuffled, groups: N}`` without knowing of
+it. Which samples lie in which group, `sslgraph.nodes.shuffle` sees to before a node is called.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslgraph.nodes.ranks import sum_over_ranks, world_size
+from sslgraph.nodes.repeats import computes_again
 from sslgraph.spec import BatchNormSpec
+
+Running = tuple[Tensor | None, Tensor | None]
+"""Running mean and variance, where a norm has them."""
 
 
 class BatchNorm(nn.Module):
@@ -21,10 +26,15 @@ class BatchNorm(nn.Module):
     Args:
         of: The torch (or timm) batch norm whose parameters, buffers and constants it takes over;
             the names stay, so state dicts fit both ways. timm's activation after the norm is kept.
-        rule: Whose samples share statistics. ``ranks: all`` averages over processes with gradient.
+        rule: Whose samples share statistics. ``ranks: all`` averages over processes with gradient;
+            ``groups: N`` cuts the batch into N equal runs of rows, each with its own statistics.
 
-    Training uses the statistics of the batch and updates the running ones; evaluation uses the
+    Training uses the statistics of the batch and updates the running ones, once where a backward
+    pass computes it again; groups write the mean of what each of them would. Evaluation uses the
     running ones only. Shape: N C ... -> the same.
+
+    Raises:
+        ValueError: In a call: the rows can't be cut into groups of one size.
     """
 
     weight: Tensor | None
@@ -40,6 +50,7 @@ class BatchNorm(nn.Module):
         self.momentum = of.momentum
         self.per = rule.per
         self.ranks = rule.ranks
+        self.groups = rule.groups
         self.register_parameter("weight", of.weight)
         self.register_parameter("bias", of.bias)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -50,25 +61,40 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of x."""
         if not self.training and self.running_mean is not None:
-            y = self._normalised(x, training=False)
+            y = self._normalised(x, self._running(), training=False)
         elif self.ranks == "all" and world_size() > 1:
             y = self._over_ranks(x)
         else:
             self._count()
-            y = self._normalised(x, training=True)
+            y = self._in_groups(x)
         y = y if self.drop is None else self.drop(y)
         return y if self.act is None else self.act(y)
 
-    def _normalised(self, x: Tensor, *, training: bool) -> Tensor:
+    def _in_groups(self, x: Tensor) -> Tensor:
+        # On the meta device shapes alone are wanted, whatever the size of the batch.
+        if self.groups == 1 or not self.training or x.is_meta:
+            running = self._copied() if computes_again() else self._running()
+            return self._normalised(x, running, training=True)
+        check_divides(len(x), self.groups, "rows")
+        each = [self._copied() for _ in range(self.groups)]
+        parts = zip(x.chunk(self.groups), each, strict=True)
+        y = torch.cat([self._normalised(part, running, training=True) for part, running in parts])
+        if not computes_again():
+            for kept, written in zip(self._running(), zip(*each, strict=True), strict=True):
+                if kept is not None:
+                    kept.copy_(torch.stack(written).mean(0))
+        return y
+
+    def _running(self) -> Running:
+        return self.running_mean, self.running_var
+
+    def _copied(self) -> Running:
+        mean, var = self._running()
+        return None if mean is None else mean.clone(), None if var is None else var.clone()
+
+    def _normalised(self, x: Tensor, running: Running, *, training: bool) -> Tensor:
         return functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training,
-            self._rate(),
-            self.eps,
+            x, *running, self.weight, self.bias, training, self._rate(), self.eps
         )
 
     def _rate(self) -> float:
@@ -78,7 +104,7 @@ class BatchNorm(nn.Module):
         return 0.0 if seen is None else 1.0 / float(seen)
 
     def _count(self) -> None:
-        if self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None and not computes_again():
             self.num_batches_tracked.add_(1)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
@@ -102,7 +128,7 @@ class BatchNorm(nn.Module):
         return y.to(x.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None:
+        if self.running_mean is None or self.running_var is None or computes_again():
             return
         rate = self._rate()
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
@@ -111,16 +137,35 @@ class BatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Size and rule."""
-        return f"{self.num_features}, eps={self.eps}, per={self.per}, ranks={self.ranks}"
+        return f"{self.num_features}, eps={self.eps}, per={self.per}, ranks={self.ranks}" + (
+            f", groups={self.groups}" if self.groups > 1 else ""
+        )
 
 
-def replace_batch_norms(module: nn.Module, rule: BatchNormSpec) -> None:
-    """Put `BatchNorm` in the place of every batch norm inside a module."""
+def check_divides(count: int, groups: int, what: str) -> None:
+    """Refuse a batch that can't be cut into groups of one size.
+
+    Raises:
+        ValueError: It can't; the text says what to do.
+    """
+    if count % groups:
+        raise ValueError(
+            f"batch_norm.groups: {count} {what} can't be cut into {groups} groups of one size; let "
+            "each process have a multiple of that a forward pass (train.batch_size divided by "
+            "train.accumulate and by the number of processes), or change 'groups'"
+        )
+
+
+def replace_batch_norms(module: nn.Module, rule: BatchNormSpec) -> int:
+    """Put `BatchNorm` in the place of every batch norm inside a module; how many there were."""
+    count = 0
     for name, child in list(module.named_children()):
         if isinstance(child, _BatchNorm):
             setattr(module, name, BatchNorm(child, rule))
+            count += 1
         else:
-            replace_batch_norms(child, rule)
+            count += replace_batch_norms(child, rule)
+    return count
 
 
 def statistics_apart(module: nn.Module) -> bool:

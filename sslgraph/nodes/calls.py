@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sslgraph.nodes.ranks import gather, world_size
+from sslgraph.nodes.shuffle import call_in_order
 from sslgraph.ports import In
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def wrap_forward(cls: type[Node]) -> None:
     def wrapped(self: Node, *args: Tensor | None, **given: Tensor | None) -> Any:
         values = args
         if len(args) != len(names) or given:
-            values = _arranged(self, args, given, names)
+            values = arranged(self, args, given, names)
         if self.training and self.gathers and world_size() > 1:
             values = _gathered(self, names, values)
         call = train_call if self.training else eval_call
@@ -76,9 +77,14 @@ def wrap_write(cls: type[Node], names: list[str]) -> None:
     cls.write = wrapped  # type: ignore[attr-defined]
 
 
-def _arranged(
+def arranged(
     node: Node, args: tuple[Any, ...], given: Mapping[str, Any], names: list[str]
 ) -> tuple[Any, ...]:
+    """The inputs in declared order, None where an optional one is not given.
+
+    Raises:
+        TypeError: One is missing, unknown or too many.
+    """
     values = dict(zip(names, args, strict=False), **given)
     unknown = [name for name in given if name not in names]
     missing = [
@@ -105,8 +111,9 @@ def _call_lifted(node: Node, call: Callable[..., Any], values: tuple[Tensor | No
         for value, (_, rank) in zip(values, node._read_axes, strict=True)
     ]
     apart = node._apart and node.training
-    if not any(with_views) or (node._open and not apart):
-        return call(node, *values)
+    ordered = node._sharing is not None and node.training
+    if not any(with_views) or (node._open and not apart and not ordered):
+        return _called(node, call, values)
     views = max(
         v.shape[0] for v, has in zip(values, with_views, strict=True) if has and v is not None
     )
@@ -114,14 +121,23 @@ def _call_lifted(node: Node, call: Callable[..., Any], values: tuple[Tensor | No
         flat = [
             v[0] if has and v is not None else v for v, has in zip(values, with_views, strict=True)
         ]
-        return _each_output(node, call(node, *flat), lambda y: y.unsqueeze(0))
+        return _each_output(node, _called(node, call, flat), lambda y: y.unsqueeze(0))
     if apart:
         return _one_view_at_a_time(node, call, values, with_views, views)
     flat = [
         v.expand(views, *v.shape[1:]).flatten(0, 1) if has and v is not None else v
         for v, has in zip(values, with_views, strict=True)
     ]
-    return _each_output(node, call(node, *flat), lambda y: y.unflatten(0, (views, -1)))
+    result = _called(node, call, flat, views)
+    return _each_output(node, result, lambda y: y.unflatten(0, (views, -1)))
+
+
+def _called(
+    node: Node, call: Callable[..., Any], values: Sequence[Tensor | None], views: int = 1
+) -> Any:
+    if node._sharing is not None and node.training:
+        return call_in_order(node, node._sharing, call, values, views)
+    return call(node, *values)
 
 
 def _one_view_at_a_time(
@@ -137,7 +153,7 @@ def _one_view_at_a_time(
             v[min(view, v.shape[0] - 1)] if has and v is not None else v
             for v, has in zip(values, with_views, strict=True)
         ]
-        results.append(call(node, *one))
+        results.append(_called(node, call, one))
     if len(node.declaration.outputs) == 1:
         return torch.stack(results)
     return node.Outputs(*(torch.stack(parts) for parts in zip(*results, strict=True)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sslgraph.nodes.batch_norm import BatchNorm
+from sslgraph.nodes.shuffle import COUNTER
 from sslgraph.ports import Out, bind_axes
 from sslgraph.testing.subject import Inputs, Subject, close
 
@@ -85,7 +86,7 @@ def lifting(subject: Subject) -> str:
 
 
 def pure(subject: Subject) -> str:
-    """A training forward changes neither its inputs nor the state, running statistics aside."""
+    """A training forward changes neither inputs nor state, what batch norm counts aside."""
     node, inputs = subject.node(), subject.inputs()
     kept = {name: value.clone() for name, value in inputs.items()}
     running = {
@@ -93,7 +94,7 @@ def pure(subject: Subject) -> str:
         for name, module in node.named_modules()
         if isinstance(module, BatchNorm)
         for key, _ in module.named_buffers()
-    }
+    } | {COUNTER}
     before = {name: buffer.clone() for name, buffer in node.named_buffers()}
     weights = {name: parameter.detach().clone() for name, parameter in node.named_parameters()}
     subject.run(node, inputs)
