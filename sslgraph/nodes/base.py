@@ -221,6 +221,10 @@ class Node(Numbers):
             SettingError: They don't.
         """
 
+    def part(self, output: str) -> Node:
+        """The node that computes an output: itself, or a member where it repeats others."""
+        return self
+
     @classmethod
     def largest_crop(cls, config: Any) -> int | None:
         """Pixels of the side of the largest view that this node makes; None if it makes none."""

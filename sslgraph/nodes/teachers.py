@@ -71,22 +71,27 @@ class Repeat(Node):
                 "known yet: make it with axes={...} or call it once"
             )
 
+    def part(self, output: str) -> Node:
+        """The member that computes an output."""
+        names = [member.name for member in self.declaration.members]
+        name = output.partition(".")[0] if len(names) > 1 else names[0]
+        return self._modules_run()[names.index(name)].part(output.partition(".")[2] or output)
+
+    def _modules_run(self) -> list[Node]:
+        """The modules that a call runs, one a member."""
+        raise NotImplementedError
+
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that what comes in fits the first member, which was built for other wires."""
         self._originals[0].fits(axes)
 
-    def _run(
-        self,
-        modules: Sequence[nn.Module],
-        given: tuple[Tensor | None, ...],
-        named: Mapping[str, Tensor | None],
-    ) -> Any:
+    def _run(self, given: tuple[Tensor | None, ...], named: Mapping[str, Tensor | None]) -> Any:
         """The outputs of all members."""
         names = list(self.declaration.reads)
         if named or len(given) != len(names):
             given = arranged(self, given, named, names)
         made: list[Tensor] = []
-        for module, sources in zip(modules, self._plan, strict=True):
+        for module, sources in zip(self._modules_run(), self._plan, strict=True):
             values = [given[at] if outside else made[at] for outside, at in sources]
             result: Any = module(*values)
             made += [result] if isinstance(result, Tensor) else list(result)
@@ -129,7 +134,10 @@ class Ema(Repeat, use="ema"):
     def forward(self, *given: Tensor | None, **named: Tensor | None) -> Any:
         """The outputs of the copies."""
         with torch.no_grad():
-            return self._run(list(self.members.values()), given, named)
+            return self._run(given, named)
+
+    def _modules_run(self) -> list[Node]:
+        return [module for module in self.members.values() if isinstance(module, Node)]
 
     def write(self) -> None:
         """Follow the originals by one step."""
@@ -157,7 +165,10 @@ class Shared(Repeat, use="shared"):
 
     def forward(self, *given: Tensor | None, **named: Tensor | None) -> Any:
         """The outputs of the originals for these inputs."""
-        return self._run(self._originals, given, named)
+        return self._run(given, named)
+
+    def _modules_run(self) -> list[Node]:
+        return list(self._originals)
 
 
 def _copied(member: Member, original: Node) -> Node:

@@ -12,13 +12,14 @@ from sslgraph.testing.subject import Inputs, Subject, close, differentiable
 
 
 def gradients(subject: Subject) -> str:
-    """Every parameter and every input gets a finite gradient; none passes a stop."""
+    """Every trained parameter and every input gets a finite gradient; none passes a stop."""
     node, inputs = subject.node(), _watched(subject)
     total = _total(subject.run(node, inputs))
     if total.requires_grad:
         total.backward()
     for name, parameter in node.named_parameters():
-        _finite(subject, f"gradient of parameter {name}", parameter.grad)
+        if parameter.requires_grad:
+            _finite(subject, f"gradient of parameter {name}", parameter.grad)
     for name, value in subject.reads(inputs).items():
         if subject.declaration.stops_gradient:
             if value.grad is not None and value.grad.any():
@@ -47,7 +48,8 @@ def autocast(subject: Subject) -> str:
     if total.requires_grad:
         total.backward()
     for name, parameter in node.named_parameters():
-        _finite(subject, f"autocast, gradient of parameter {name}", parameter.grad)
+        if parameter.requires_grad:
+            _finite(subject, f"autocast, gradient of parameter {name}", parameter.grad)
     return ""
 
 

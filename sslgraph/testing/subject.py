@@ -59,7 +59,8 @@ class Subject:
             declaration = module(of=originals, **chosen).declaration
         sizes = {**_SIZES, **module.sample_axes, **(axes or {})}
         subject = cls(declaration, chosen, sizes, originals)
-        return replace(subject, declaration=declaration.of_node(subject.config, declaration.members))
+        own = declaration.of_node(subject.config, declaration.members)
+        return replace(subject, declaration=own)
 
     @property
     def use(self) -> str:
@@ -89,7 +90,8 @@ class Subject:
             wrong = bind_axes(port, tuple(value.shape), bound, vars(self.config))
             assert wrong is None, f"{self.use}.{name}: {wrong}"
         context = Context(name="subject", seed=seed)
-        others = {"of": copy.deepcopy(self.originals)} if self.originals else {}
+        originals = tuple(copy.deepcopy(node).to(device) for node in self.originals)
+        others = {"of": originals} if originals else {}
         with torch.device(device):
             module: Node = self.declaration.module(
                 axes={axis: size for axis, (size, _) in bound.items()},

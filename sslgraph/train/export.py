@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from sslgraph.checks.references import Port
 from sslgraph.files import replacing, write_text
 from sslgraph.method import Method
 from sslgraph.plan import CANVAS
@@ -65,9 +66,9 @@ def export_backbone(method: Method, folder: Path, *, output: str = "embedding") 
     if output not in method.plan.outputs:
         raise ExportError(f"the graph has no output '{output}'")
     reference = method.graph.outputs[output].text
-    name = method.plan.outputs[output].source[0]
-    model, arguments, architecture = backbone_of(method, name, reference)
-    prepared = preprocessing(method, name)
+    source = method.plan.outputs[output].source
+    model, arguments, architecture = backbone_of(method, source, reference)
+    prepared = preprocessing(method, source[0])
     weights = {
         key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()
     }
@@ -80,18 +81,21 @@ def export_backbone(method: Method, folder: Path, *, output: str = "embedding") 
     return path
 
 
-def backbone_of(method: Method, name: str, reference: str) -> tuple[nn.Module, dict[str, Any], str]:
-    """The timm model of a node, the arguments it was made with, and its architecture.
+def backbone_of(
+    method: Method, source: Port, reference: str
+) -> tuple[nn.Module, dict[str, Any], str]:
+    """The timm model behind a port, the arguments it was made with, and its architecture.
 
     Raises:
-        ExportError: The node holds none.
+        ExportError: There is none.
     """
-    node: Any = method.nodes[name]
+    name, output = source
+    node: Any = method.nodes[name].part(output)
     model: Any = getattr(node, "model", None)
     arguments = getattr(node, "model_args", None)
     architecture = getattr(node.config, "arch", None)
     if not isinstance(model, nn.Module) or arguments is None or architecture is None:
-        use = method.plan.step(name).declaration.use
+        use = node.declaration.use
         raise ExportError(f"{reference} comes from a node of type {use}, which holds no timm model")
     arguments = {key: _plain(value) for key, value in arguments.items()}
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
