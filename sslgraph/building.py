@@ -47,11 +47,11 @@ _REFERENCE_HELP = "write node, node.port, node.0 or node.port.0:2; 'node.1:' nee
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _NUMBER: TypeAdapter[float | Schedule] = TypeAdapter(Number, config=ConfigDict(defer_build=True))
 _OPTIMIZER_OF = {
-    "momentum": ("sgd", "lars"),
+    "momentum": ("sgd", "lars", "larc"),
     "nesterov": ("sgd",),
     "betas": ("adamw",),
     "eps": ("adamw",),
-    "trust_coefficient": ("lars",),
+    "trust_coefficient": ("lars", "larc"),
     "form": ("lars",),
 }
 
@@ -178,7 +178,7 @@ class _Builder:
             if train.optimizer not in users:
                 span = self._document.span("train", key, key=True)
                 title = f"{train.optimizer} has no '{key}'"
-                help = f"remove it, or delete it with 'null'; it is for {' and '.join(users)}"
+                help = f"remove it, or delete it with 'null'; it is for {', '.join(users)}"
                 self.problems.append(Problem("W040", title, span, help=help, severity="warning"))
 
     def _nodes(self) -> dict[str, NodeSpec]:

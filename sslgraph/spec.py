@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from sslgraph.errors import Problem
 from sslgraph.schedules import Bounds, Finite, Number, Time, fault
@@ -162,29 +171,58 @@ class BatchNormSpec(Spec):
         return self
 
 
+def _scope(value: object) -> object:
+    """One text for whatever is no scope, as pydantic would say what is wrong with each form."""
+    lists = value if isinstance(value, list) else []
+    whole = [item for item in lists if isinstance(item, list) and item]
+    names = all(isinstance(name, str) for item in whole for name in item)
+    if value in ("run", "tensor", "node") or (names and whole and len(whole) == len(lists)):
+        return value
+    bare = lists and all(isinstance(item, str) for item in lists)
+    raise fault(
+        "not what gradients can be clipped by",
+        expected="run, tensor, node, or lists of nodes such as [[encoder], [head, scores]]",
+        help=f"write [[{', '.join(lists)}]] for one norm over these nodes" if bare else "",
+    )
+
+
+ClipScope = Annotated[
+    Literal["run", "tensor", "node"]
+    | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)],
+    BeforeValidator(_scope),
+]
+
+
 class Clip(Spec):
-    """Gradient clipping by the norm of all gradients."""
+    """Gradient clipping: what has a larger norm than `norm` is scaled down to it."""
 
     norm: Annotated[Finite, Field(gt=0)]
+    scope: ClipScope = Field(
+        "run",
+        description="what has one norm: all gradients, each tensor, each node, or each list of "
+        "nodes, where a node in no list is not clipped",
+    )
 
 
 class TrainSpec(Spec):
     """The `train:` block of a run."""
 
-    optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
-    momentum: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="of sgd and lars")
+    optimizer: Literal["sgd", "lars", "larc", "adamw"] = "adamw"
+    momentum: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="of sgd, lars, larc")
     nesterov: bool = Field(False, description="of sgd")
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(
         (0.9, 0.999), description="of adamw"
     )
     eps: Annotated[Finite, Field(gt=0)] = Field(1e-8, description="of adamw")
-    trust_coefficient: Annotated[Finite, Field(gt=0)] = Field(0.001, description="of lars")
+    trust_coefficient: Annotated[Finite, Field(gt=0)] = Field(0.001, description="of lars and larc")
     form: Literal["pre", "post"] = Field(
         "post", description="of lars: learning rate before or after the momentum buffer"
     )
     lr: LearningRate = Field(default_factory=lambda: LearningRate(peak=1e-3))
     weight_decay: Annotated[Number, Bounds(ge=0)] = 0.0
-    no_decay: list[Group] = []
+    no_decay: list[Group] = Field(
+        [], description="no weight decay on these, and with lars no trust ratio either"
+    )
     clip: Clip | None = None
     epochs: PositiveInt | None = Field(None, description="length of the run; or `steps`")
     steps: PositiveInt | None = Field(None, description="length of the run; or `epochs`")
@@ -223,19 +261,62 @@ class Scale(Spec):
 
     scale: Annotated[Finite, Field(ge=0)]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        own = [key for key in value if key in LearningRate.model_fields] if value else []
+        if own:
+            raise fault(
+                f"'scale' and '{own[0]}' don't go together",
+                expected="'scale' alone, or a learning rate of the node's own: 'peak' or 'base'",
+                help="delete one with 'null' where it comes from 'extends' or a preset",
+            )
+        return value
+
+
+def _form_of_rate(value: object) -> str:
+    """Which form of a node's learning rate is meant; the words are no keys of either."""
+    scaled = isinstance(value, Scale) or (isinstance(value, Mapping) and "scale" in value)
+    return "a scale" if scaled else "a whole rate"
+
+
+NodeRate = Annotated[
+    Annotated[Scale, Tag("a scale")] | Annotated[LearningRate, Tag("a whole rate")],
+    Discriminator(_form_of_rate),
+]
+"""A node's learning rate: the run's times a number, or one of its own."""
+
 
 class NodeTrain(Spec):
     """The `train:` block of a node, laid over the run's; `train: false` trains nothing."""
 
     enabled: bool = True
-    lr: Scale | None = None
+    lr: NodeRate | None = Field(None, description="{scale: 0.1} of the run's, or one of its own")
     weight_decay: Annotated[Number, Bounds(ge=0)] | None = None
     freeze: Time | None = Field(None, description="how long it doesn't train at first")
+    how: Literal["no_grad", "zero_lr"] = Field(
+        "no_grad",
+        description="frozen without gradients, which the optimizer skips, or at learning rate 0, "
+        "while its moments gather",
+    )
+    recompute: bool = Field(
+        False, description="compute it again in the backward pass instead of keeping activations"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
         return {"enabled": value} if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _frozen_somehow(self) -> Self:
+        if self.freeze is None and "how" in self.model_fields_set:
+            raise fault(
+                "'how' has no effect without 'freeze'",
+                expected="'freeze' beside it, such as 'freeze: 1 epoch'",
+                help="add 'freeze', or delete 'how' (with 'null' where it is inherited)",
+            )
+        return self
 
 
 class BatchSpec(Spec):

@@ -4,9 +4,11 @@ from pydantic import ValidationError
 from sslgraph.schedules import Time
 from sslgraph.spec import (
     BatchNormSpec,
+    Clip,
     LearningRate,
     NodeTrain,
     Reference,
+    Scale,
     TrainSpec,
     is_node_name,
 )
@@ -95,3 +97,43 @@ def test_bare_forms() -> None:
     frozen = NodeTrain.model_validate({"freeze": "1 epoch", "lr": {"scale": 0.2}})
     assert frozen.enabled
     assert frozen.freeze == Time(1, "epochs")
+    assert frozen.how == "no_grad"
+
+
+def test_a_node_has_a_share_of_the_rate_or_its_own() -> None:
+    rates = [0.1, {"scale": 0.2}, {"base": 0.05, "shape": "constant"}]
+    found = [NodeTrain.model_validate({"lr": rate}).lr for rate in rates]
+    assert found == [
+        LearningRate(peak=0.1),
+        Scale(scale=0.2),
+        LearningRate(base=0.05, shape="constant"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "text"),
+    [
+        ({"lr": {"scale": 0.1, "peak": 1.0}}, "don't go together"),
+        ({"lr": {}}, "one size"),
+        ({"lr": {"scale": -1}}, "greater than"),
+        ({"lr": [1]}, "dictionary"),
+        ({"how": "zero_lr"}, "no effect without 'freeze'"),
+        ({"freeze": "1 epoch", "how": "never"}, "zero_lr"),
+        ({"recompute": "yes"}, "boolean"),
+    ],
+)
+def test_bad_training_of_a_node(train: dict[str, object], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        NodeTrain.model_validate(train)
+
+
+@pytest.mark.parametrize("scope", ["run", "tensor", "node", [["a"]], [["a", "b"], ["c"]]])
+def test_scopes_of_clipping(scope: object) -> None:
+    assert Clip.model_validate({"norm": 3, "scope": scope}).scope == scope
+    assert Clip(norm=3.0).scope == "run"
+
+
+@pytest.mark.parametrize("scope", ["all", ["a"], [], [[]], [["a"], []], [[1]], 3, {"a": 1}, None])
+def test_bad_scopes_of_clipping(scope: object) -> None:
+    with pytest.raises(ValidationError, match="not what gradients can be clipped by"):
+        Clip.model_validate({"norm": 3, "scope": scope})

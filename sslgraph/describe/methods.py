@@ -11,9 +11,9 @@ from sslgraph.describe.wording import plural
 from sslgraph.drawing.words import amount, number
 from sslgraph.plan import Plan, Step
 from sslgraph.schedules import Schedule
-from sslgraph.spec import Graph, LearningRate, TrainSpec
+from sslgraph.spec import Clip, Graph, LearningRate, TrainSpec
 
-_OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "adamw": "AdamW"}
+_OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "larc": "LARC", "adamw": "AdamW"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def recipe(graph: Graph) -> list[tuple[str, str]]:
         ("batch norm", _batch_norm(train)),
     ]
     if train.clip:
-        lines.append(("clipping", f"gradients to norm {train.clip.norm:g}"))
+        lines.append(("clipping", _clipping(train.clip)))
     if train.amp != "none":
         lines.append(("precision", f"autocast to {train.amp}"))
     terms = (_term(name, weight) for name, weight in graph.minimize.items())
@@ -157,6 +157,13 @@ def _decay(train: TrainSpec) -> str:
         return "none"
     apart = f", none on {', '.join(train.no_decay)}" if train.no_decay else ""
     return f"{number(train.weight_decay)}{apart}"
+
+
+def _clipping(clip: Clip) -> str:
+    words = {"run": "all gradients", "tensor": "each tensor", "node": "each node"}
+    lists = [" and ".join(names) for names in clip.scope if isinstance(names, list)]
+    what = words[clip.scope] if isinstance(clip.scope, str) else "; ".join(lists)
+    return f"{what} to norm {clip.norm:g}"
 
 
 def _accumulated(train: TrainSpec) -> str:

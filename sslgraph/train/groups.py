@@ -2,18 +2,24 @@
 
 A parameter belongs to one group: those with the same node settings and the same place in or out of
 weight decay. Before each step the groups get their learning rate and weight decay.
+
+Which kinds of parameter `no_decay` names is what papers differ in: biases and normalisation
+(SimCLR, BYOL), all with one axis (MoCo v3, Barlow Twins, VICReg, DINO), normalisation alone
+(supervised contrastive learning), nothing (MoCo, SwAV). LARS gives the same parameters no trust
+ratio either, in every one of these; LARC adapts all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 from sslgraph.schedules import Number
-from sslgraph.spec import Group, NodeTrain, TrainSpec
+from sslgraph.spec import Group, NodeRate, NodeTrain, Scale, TrainSpec
 from sslgraph.train.rates import Horizon, learning_rate, number_at
 
 Parameters = Mapping[str, Mapping[str, nn.Parameter]]
@@ -40,16 +46,27 @@ class Rule:
     """What parameters of one group have in common.
 
     Args:
-        scale: Factor of the run's learning rate.
+        lr: Factor of the run's learning rate, or one of its own.
         weight_decay: Decay, as a number or schedule.
         adapt: Whether decay and, with LARS, trust apply at all.
-        freeze: Optimizer steps at first in which the parameters get no gradient.
+        freeze: Optimizer steps at first in which the parameters stay as they are.
+        how: What holds them: no gradient, so that the optimizer skips them (no moments, no decay),
+            or a learning rate of 0, under which moments gather.
     """
 
-    scale: float
+    lr: NodeRate
     weight_decay: Number
     adapt: bool
     freeze: float = 0.0
+    how: Literal["no_grad", "zero_lr"] = "no_grad"
+
+    def rate(self, run: float, spec: TrainSpec, step: int, horizon: Horizon) -> float:
+        """The learning rate at an optimizer step, where the run's is `run`."""
+        if self.how == "zero_lr" and step < self.freeze:
+            return 0.0
+        if isinstance(self.lr, Scale):
+            return run * self.lr.scale
+        return learning_rate(self.lr, spec.batch_size, step, horizon)
 
 
 @dataclass
@@ -137,8 +154,8 @@ def parameter_groups(
 def _rule(spec: TrainSpec, own: NodeTrain, excluded: bool, horizon: Horizon) -> Rule:
     decay = spec.weight_decay if own.weight_decay is None else own.weight_decay
     freeze = own.freeze.steps(horizon.total_steps, horizon.steps_per_epoch) if own.freeze else 0.0
-    scale = own.lr.scale if own.lr else 1.0
-    return Rule(scale, 0.0 if excluded else decay, not excluded, freeze)
+    lr = own.lr or Scale(scale=1.0)
+    return Rule(lr, 0.0 if excluded else decay, not excluded, freeze, own.how)
 
 
 def set_rates(
@@ -151,18 +168,18 @@ def set_rates(
     """Give each group of the optimizer its learning rate and weight decay of a step.
 
     Returns:
-        The run's learning rate, before any node's scale.
+        The run's learning rate, before any node's scale or rate.
     """
     rate = learning_rate(spec.lr, spec.batch_size, step, horizon)
     for group, known in zip(optimizer.param_groups, groups, strict=True):
-        group["lr"] = rate * known.rule.scale
+        group["lr"] = known.rule.rate(rate, spec, step, horizon)
         group["weight_decay"] = number_at(known.rule.weight_decay, step, horizon)
     return rate
 
 
 def drop_frozen(groups: Sequence[ParameterGroup], step: int) -> None:
-    """Take the gradients from parameters that don't train yet; optimizers skip such tensors."""
+    """Take the gradients from parameters that wait without; optimizers skip such tensors."""
     for group in groups:
-        if step < group.rule.freeze:
+        if step < group.rule.freeze and group.rule.how == "no_grad":
             for parameter in group.parameters:
                 parameter.grad = None

@@ -1,4 +1,4 @@
-"""The optimizers of a run: SGD and AdamW of torch, and LARS in the two forms that papers use."""
+"""The optimizers of a run: SGD and AdamW of torch, LARS in the two forms of papers, and LARC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,75 @@ Form = Literal["pre", "post"]
 _FUSED = ("cpu", "cuda")
 
 
-class Lars(Optimizer):
+class _LayerWise(Optimizer):
+    """Momentum over gradients that were adapted tensor by tensor.
+
+    A subclass says by `_adapted` what becomes of the gradients of a group. Buffers b, at the
+    beginning 0, follow b = momentum * b + move.
+    """
+
+    # Whether the learning rate enters the buffers, or multiplies them.
+    _rate_inside = False
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        trust_coefficient: float,
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "adapt": True}
+        super().__init__(params, defaults)
+        self.momentum = momentum
+        self.trust_coefficient = trust_coefficient
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every tensor that has a gradient.
+
+        Args:
+            closure: Computes the loss again, with gradients; most runs give none.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [w for w in group["params"] if w.grad is not None]
+            if weights:
+                self._update(weights, group)
+        return loss
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        lr = float(group["lr"])
+        moves = self._adapted(weights, [w.grad for w in weights if w.grad is not None], group)
+        buffers = [self._buffer(w) for w in weights]
+        torch._foreach_mul_(buffers, self.momentum)
+        torch._foreach_add_(buffers, moves, alpha=lr if self._rate_inside else 1.0)
+        torch._foreach_add_(weights, buffers, alpha=-1.0 if self._rate_inside else -lr)
+
+    def _adapted(
+        self, weights: list[Tensor], grads: list[Tensor], group: dict[str, Any]
+    ) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        buffer = state["momentum_buffer"]
+        assert isinstance(buffer, Tensor)
+        return buffer
+
+
+class Lars(_LayerWise):
     """Layer-wise adaptive rate scaling (You et al., arXiv:1708.03888).
 
     With gradient g, weight w and d = g + weight_decay * w, a tensor's trust is
@@ -48,61 +116,69 @@ class Lars(Optimizer):
         trust_coefficient: float = 1e-3,
         form: Form = "post",
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "adapt": True}
-        super().__init__(params, defaults)
-        self.momentum = momentum
-        self.trust_coefficient = trust_coefficient
-        self.form = form
+        super().__init__(params, lr, momentum, weight_decay, trust_coefficient)
+        self._rate_inside = form == "pre"
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every tensor that has a gradient.
-
-        Args:
-            closure: Computes the loss again, with gradients; most runs give none.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [w for w in group["params"] if w.grad is not None]
-            if weights:
-                self._update(weights, group)
-        return loss
-
-    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        lr = float(group["lr"])
-        moves = [w.grad for w in weights if w.grad is not None]
-        if group["adapt"]:
-            moves = self._adapted(weights, moves, float(group["weight_decay"]))
-        buffers = [self._buffer(w) for w in weights]
-        torch._foreach_mul_(buffers, self.momentum)
-        torch._foreach_add_(buffers, moves, alpha=lr if self.form == "pre" else 1.0)
-        torch._foreach_add_(weights, buffers, alpha=-1.0 if self.form == "pre" else -lr)
-
-    def _adapted(self, weights: list[Tensor], grads: list[Tensor], decay: float) -> list[Tensor]:
-        moves = list(torch._foreach_add(grads, weights, alpha=decay))
-        weight_norms = torch.stack(torch._foreach_norm(weights))
-        move_norms = torch.stack(torch._foreach_norm(moves))
+    def _adapted(
+        self, weights: list[Tensor], grads: list[Tensor], group: dict[str, Any]
+    ) -> list[Tensor]:
+        if not group["adapt"]:
+            return grads
+        moves = list(torch._foreach_add(grads, weights, alpha=float(group["weight_decay"])))
+        weight_norms, move_norms = _norms(weights), _norms(moves)
         usable = (weight_norms > 0) & (move_norms > 0)
         trust = self.trust_coefficient * weight_norms / move_norms.where(usable, 1.0)
         torch._foreach_mul_(moves, list(trust.where(usable, 1.0).unbind()))
         return moves
 
-    def _buffer(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer = state["momentum_buffer"]
-        assert isinstance(buffer, Tensor)
-        return buffer
+
+class Larc(_LayerWise):
+    """Layer-wise adaptive rate control, in the scaling form that SwAV trains with.
+
+    With gradient g and weight w, and the norm of g taken before the decay is added:
+
+        a = trust_coefficient * |w| / (|g| + weight_decay * |w| + 1e-8)
+        m = momentum * m + a * (g + weight_decay * w)
+        w -= lr * m
+
+    Every tensor is adapted, whatever its shape. One whose own norm or whose gradient's norm is 0
+    moves by its plain gradient, without decay (NVIDIA apex, `LARC` with ``clip=False``).
+
+    Args:
+        params: Tensors or groups of them; a group may set ``lr`` and ``weight_decay``.
+        lr: Learning rate.
+        momentum: Factor of the momentum buffer.
+        weight_decay: Weight of the L2 term.
+        trust_coefficient: Size of a tensor's step relative to its own norm.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1.0,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+    ) -> None:
+        super().__init__(params, lr, momentum, weight_decay, trust_coefficient)
+
+    def _adapted(
+        self, weights: list[Tensor], grads: list[Tensor], group: dict[str, Any]
+    ) -> list[Tensor]:
+        decay = float(group["weight_decay"])
+        weight_norms, grad_norms = _norms(weights), _norms(grads)
+        usable = (weight_norms > 0) & (grad_norms > 0)
+        scale = self.trust_coefficient * weight_norms / (grad_norms + decay * weight_norms + 1e-8)
+        factors = scale.where(usable, 1.0)
+        moves = list(torch._foreach_mul(grads, list(factors.unbind())))
+        decays = (factors * decay).where(usable, 0.0)
+        torch._foreach_addcmul_(moves, weights, list(decays.unbind()))
+        return moves
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def build_optimizer(spec: TrainSpec, groups: Sequence[ParameterGroup]) -> Optimizer:
@@ -126,6 +202,8 @@ def build_optimizer(spec: TrainSpec, groups: Sequence[ParameterGroup]) -> Optimi
             trust_coefficient=spec.trust_coefficient,
             form=spec.form,
         )
+    if spec.optimizer == "larc":
+        return Larc(dicts, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     # One fused pass over each tensor is 2 to 3 times as fast as torch's loop, also on the CPU.
     fused = all(p.device.type in _FUSED and p.is_floating_point() for p in tensors)
     if spec.optimizer == "sgd":

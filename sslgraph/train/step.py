@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sslgraph.hashing import mix, text_key
 from sslgraph.method import Method
 from sslgraph.spec import TrainSpec
+from sslgraph.train.clipping import Clipping, tensor_norms, total_norm
 from sslgraph.train.groups import ParameterGroup, drop_frozen, set_rates
 from sslgraph.train.rates import Horizon
 
@@ -55,6 +56,7 @@ class Pass:
     Args:
         loss: Mean over the step's batches, 0-d.
         terms: The same of each loss by name.
+        norms: Norm of each gradient before clipping, in the order of the groups.
         norm: Norm of all gradients before clipping, 0-d.
         finite: Whether loss and gradients are finite, 0-d bool.
         rate: The run's learning rate.
@@ -62,6 +64,7 @@ class Pass:
 
     loss: Tensor
     terms: dict[str, Tensor]
+    norms: Tensor
     norm: Tensor
     finite: Tensor
     rate: float
@@ -98,6 +101,7 @@ class Updater:
         self.horizon = horizon
         self.seed = seed
         self._buffers = Buffers(method)
+        self._clip = Clipping(spec.clip, groups) if spec.clip else None
 
     def begin(self, batches: Sequence[Batch], step: int) -> Pass:
         """Run forward and backward on the batches of a step.
@@ -118,10 +122,11 @@ class Updater:
             losses.append(output.loss.detach())
             terms.append({name: term.detach() for name, term in output.terms.items()})
         drop_frozen(self.groups, step)
-        norm = gradient_norm(self._gradients(), losses[0])
+        norms = tensor_norms(self._gradients(), losses[0])
+        norm = total_norm(norms)
         loss = torch.stack(losses).mean()
         means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
-        return Pass(loss, means, norm, loss.isfinite() & norm.isfinite(), rate)
+        return Pass(loss, means, norms, norm, loss.isfinite() & norm.isfinite(), rate)
 
     def finish(self, done: Pass) -> str:
         """Update the parameters, or give the step up.
@@ -137,8 +142,8 @@ class Updater:
             self._buffers.put_back()
             self.method.skip_step()
             return fault
-        if self.spec.clip is not None:
-            clip(self._gradients(), done.norm, self.spec.clip.norm)
+        if self._clip is not None:
+            self._clip(done.norms)
         self.optimizer.step()
         self.method.after_step()
         return ""
@@ -163,22 +168,6 @@ class Updater:
     def _precision(self, batch: Batch) -> torch.autocast:
         device = next(iter(batch.values())).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.spec.amp == "bf16")
-
-
-def gradient_norm(gradients: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Euclidean norm of all gradients together, 0-d float32; 0 if there are none."""
-    if not gradients:
-        return torch.zeros((), device=like.device)
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients))])
-    whole: Tensor = torch.linalg.vector_norm(norms)
-    return whole
-
-
-@torch.no_grad()
-def clip(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> None:
-    """Scale gradients so that their common norm is at most `largest`; smaller ones stay."""
-    factor = (largest / norm.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)
-    torch._foreach_mul_(list(gradients), factor)
 
 
 def _seed_generators(batch: Batch, seed: int) -> None:

@@ -81,3 +81,49 @@ def test_too_little_data_says_what_to_set() -> None:
     with pytest.raises(ValueError, match=r"100 images.*256.*train\.batch_size=64"):
         Horizon.of(TrainSpec(batch_size=256), 100)
     assert [largest_batch(n) for n in (0, 1, 2, 3, 100, 128)] == [1, 1, 2, 2, 64, 128]
+
+
+# The released code of DINO takes its warm-up from a line that has both ends, `peak` one step early;
+# ours has `start` at step 0 and `peak` at the step after the warm-up, so values differ by at most
+# peak / (W - 1) there. The half cosine is the same at every step, and so are weight decay and
+# momentum, which have no warm-up: `end` belongs to the step after the last one.
+DINO = Horizon(total_steps=1000, steps_per_epoch=10)
+DINO_RATE = LearningRate(peak=5e-4, warmup=Time(10, "epochs"), end=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(100, 5e-4), (550, 2.505e-4), (999, 1.00152e-6), (1000, 1e-6)]
+)
+def test_the_rate_of_dino_after_its_warmup(step: int, expected: float) -> None:
+    assert learning_rate(DINO_RATE, 256, step, DINO) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "ours", "released"),
+    [(0, 0.0, 0.0), (1, 5e-6, 5.0505e-6), (50, 2.5e-4, 2.52525e-4), (99, 4.95e-4, 5e-4)],
+)
+def test_the_warmup_of_dino_reaches_its_peak_a_step_later(
+    step: int, ours: float, released: float
+) -> None:
+    found = learning_rate(DINO_RATE, 256, step, DINO)
+    assert found == pytest.approx(ours)
+    assert found * 100 / 99 == pytest.approx(released, rel=1e-5)
+
+
+def test_dino_scales_its_rate_with_the_batch() -> None:
+    assert LearningRate(base=5e-4).scaled(1024) == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(
+    ("ends", "step", "expected"),
+    [
+        ((0.04, 0.4), 250, 0.0927208),
+        ((0.04, 0.4), 500, 0.22),
+        ((0.04, 0.4), 999, 0.3999991),
+        ((0.996, 1.0), 250, 0.9965858),
+        ((0.996, 1.0), 500, 0.998),
+        ((0.996, 1.0), 999, 0.99999999),
+    ],
+)
+def test_cosines_of_dino(ends: tuple[float, float], step: int, expected: float) -> None:
+    assert number_at(Schedule(cosine=ends), step, DINO) == pytest.approx(expected, abs=5e-8)

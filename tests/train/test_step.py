@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from sslgraph.train.step import Buffers, clip, gradient_norm
-
-
-def test_norm_and_clipping_as_torch_does() -> None:
-    gradients = [torch.tensor([[3.0, 0.0]]), torch.tensor([0.0, 4.0])]
-    norm = gradient_norm(gradients, torch.zeros(()))
-    assert norm.item() == 5.0
-    clip(gradients, norm, 2.5)
-    assert torch.equal(gradients[0], torch.tensor([[1.5, 0.0]]))
-    assert torch.equal(gradients[1], torch.tensor([0.0, 2.0]))
-    parameters = [nn.Parameter(torch.zeros(3)) for _ in range(2)]
-    for parameter in parameters:
-        parameter.grad = torch.arange(3.0)
-    own = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
-    clip(own, gradient_norm(own, own[0]), 0.7)
-    nn.utils.clip_grad_norm_(parameters, 0.7)
-    for parameter, other in zip(parameters, own, strict=True):
-        torch.testing.assert_close(parameter.grad, other)
-
-
-def test_small_and_absent_gradients_stay() -> None:
-    gradients = [torch.tensor([0.3, 0.4])]
-    clip(gradients, gradient_norm(gradients, gradients[0]), 2.5)
-    assert torch.equal(gradients[0], torch.tensor([0.3, 0.4]))
-    zero = [torch.zeros(2)]
-    clip(zero, gradient_norm(zero, zero[0]), 1.0)
-    assert torch.equal(zero[0], torch.zeros(2))
-    assert gradient_norm([], torch.zeros(())).item() == 0.0
-
-
-def test_a_norm_over_the_range_is_not_finite() -> None:
-    assert not gradient_norm([torch.full((2,), 3e38)], torch.zeros(())).isfinite()
-    assert not gradient_norm([torch.tensor([1.0, torch.nan])], torch.zeros(())).isfinite()
+from sslgraph.spec import LearningRate
+from sslgraph.train.groups import parameter_groups
+from sslgraph.train.optimizers import build_optimizer
+from sslgraph.train.rates import Horizon
+from sslgraph.train.step import Buffers, Updater
+from tests.toys import TWO_VIEWS, compiled, images
 
 
 def test_buffers_are_put_back() -> None:
@@ -52,3 +26,41 @@ def test_buffers_are_put_back() -> None:
     buffers.put_back()
     for name, value in module.named_buffers():
         assert torch.equal(value, kept[name])
+
+
+def share(scope: object, name: str, names: list[str]) -> list[str]:
+    """The parameters that have one norm together with `name`."""
+    node = name.split(".")[1]
+    if scope == "tensor":
+        return [name]
+    if scope == "run":
+        return names
+    clipped = scope == "node" or node == "head"
+    return [other for other in names if other.split(".")[1] == node] if clipped else []
+
+
+@pytest.mark.parametrize("scope", ["run", "tensor", "node", [["head"]]])
+def test_a_step_clips_by_scope_and_records_the_whole_norm(scope: object) -> None:
+    clip = {"norm": 1e-3, "scope": scope}
+    method = compiled(TWO_VIEWS, train={"optimizer": "sgd", "momentum": 0, "clip": clip})
+    method.train()
+    method.clock.set(total_steps=4, steps_per_epoch=4)
+    spec, horizon = method.graph.train, Horizon(4, 4)
+    spec = spec.model_copy(update={"lr": LearningRate(peak=1.0, shape="constant")})
+    groups = parameter_groups(method, method.parameters_by_node(), spec, {}, horizon)
+    updater = Updater(method, build_optimizer(spec, groups), groups, spec, horizon, seed=0)
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    done = updater.begin([{"image": images()}], 0)
+    gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+    whole = torch.stack([g.norm() for g in gradients.values()]).norm()
+    assert whole > 2e-3  # every scope has something to do
+    assert updater.finish(done) == ""
+    torch.testing.assert_close(done.norm, whole)
+    moved = {n: before[n] - p.detach() for n, p in method.named_parameters() if n in gradients}
+    for name, move in moved.items():
+        expected = gradients[name]
+        together = [gradients[other].norm() for other in share(scope, name, list(gradients))]
+        if together:
+            norm = torch.stack(together).norm()
+            expected = expected * (1e-3 / (norm + 1e-6)).clamp(max=1)
+        torch.testing.assert_close(move, expected, atol=1e-7, rtol=1e-4)

@@ -1,0 +1,78 @@
+"""Training settings that name nodes, or that a node's type can't have.
+
+Codes: E330 clipping of an unknown node - E331 a node clipped twice - W332 clipping of a node that
+has no gradients - E333 recomputing a node that writes or that no gradient passes
+"""
+
+from __future__ import annotations
+
+from sslgraph.checks.references import Wiring
+from sslgraph.errors import Problem, did_you_mean
+from sslgraph.source import Path
+
+
+def review(wiring: Wiring) -> list[Problem]:
+    """Problems of `train:` on the run and on nodes, as far as they need no sizes."""
+    return [*_clipping(wiring), *_recomputing(wiring)]
+
+
+def _clipping(wiring: Wiring) -> list[Problem]:
+    clip = wiring.graph.train.clip
+    if clip is None or isinstance(clip.scope, str):
+        return []
+    problems: list[Problem] = []
+    first: dict[str, Path] = {}
+    for number, names in enumerate(clip.scope):
+        for place, name in enumerate(names):
+            path: Path = ("train", "clip", "scope", number, place)
+            problem = _clipped(wiring, name, path, first.get(name))
+            problems += [problem] if problem else []
+            first.setdefault(name, path)
+    return problems
+
+
+def _clipped(wiring: Wiring, name: str, path: Path, before: Path | None) -> Problem | None:
+    """What is wrong with one name of a list, where `before` is the same name's first place."""
+    document, nodes = wiring.graph.document, wiring.graph.nodes
+    span = document.span(*path)
+    if name not in nodes:
+        hint = did_you_mean(name, nodes, show="nodes")
+        return Problem("E330", f"no node named '{name[:80]}' to clip", span, under=hint)
+    if before is not None:
+        return Problem(
+            "E331",
+            f"{name} is clipped twice",
+            span,
+            notes=(f"first at {document.span(*before)}",),
+            help="name it in one list: each gradient belongs to one norm",
+        )
+    bound, train = wiring.nodes.get(name), nodes[name].train
+    if (train and not train.enabled) or (bound and bound.declaration.repeats):
+        return Problem(
+            "W332",
+            f"{name} has no gradients of its own to clip",
+            span,
+            help="take it out of the list; what is listed are nodes with weights that train",
+            severity="warning",
+        )
+    return None
+
+
+def _recomputing(wiring: Wiring) -> list[Problem]:
+    problems = []
+    for name, spec in wiring.graph.nodes.items():
+        bound = wiring.nodes.get(name)
+        if bound is None or spec.train is None or not spec.train.recompute:
+            continue
+        declared = bound.declaration
+        if declared.writes:
+            reason = f"{declared.use} writes state, and a second run of it would read other values"
+        elif declared.stops_gradient:
+            reason = f"no gradient passes {declared.use}, so it keeps no activations for one"
+        else:
+            continue
+        span = wiring.graph.document.span("nodes", name, "train", "recompute", key=True)
+        title = f"{name} can't be computed again in the backward pass"
+        help = "remove 'recompute'; it is for nodes such as encoders, which keep much memory"
+        problems.append(Problem("E333", title, span, notes=(reason,), help=help))
+    return problems
