@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sslgraph.checking import Report, report
-from sslgraph.drawing import Picture, format_of, picture, render
-from sslgraph.errors import GraphError
+from sslgraph.comparing import Difference
+from sslgraph.drawing import Picture, format_of, picture, render, union
+from sslgraph.errors import GraphError, errors_of
 from sslgraph.files import write_bytes
+from sslgraph.plan import examine, plan_of
 from sslgraph.spec import Graph
 
 
@@ -35,6 +37,24 @@ def draw(graph: Graph, path: str | Path, *, format: str | None = None, sizes: bo
 def picture_of(graph: Graph, *, sizes: bool = True) -> Picture:
     """The picture of a graph, for `sslgraph.drawing.render`; takes and raises what `draw` does."""
     return reported(report(graph, sizes=sizes))
+
+
+def picture_of_difference(difference: Difference, graph_a: Graph, graph_b: Graph) -> Picture:
+    """One picture of two graphs, without sizes.
+
+    Args:
+        difference: What `sslgraph.diff` found.
+        graph_a: The first graph.
+        graph_b: The second graph.
+
+    Raises:
+        GraphError: Settings or wires of one of them are wrong; the problems of both are in it.
+    """
+    (wiring_a, wrong_a), (wiring_b, wrong_b) = examine(graph_a), examine(graph_b)
+    wrong = errors_of([*wrong_a, *wrong_b])
+    if wrong:
+        raise GraphError(tuple(dict.fromkeys(wrong)))
+    return union(difference, plan_of(wiring_a), plan_of(wiring_b))
 
 
 def reported(found: Report) -> Picture:

@@ -10,6 +10,7 @@ import click
 
 from sslgraph.cli.checks import check
 from sslgraph.cli.descriptions import describe
+from sslgraph.cli.differences import diff
 from sslgraph.cli.drawings import draw
 from sslgraph.cli.failures import Commands, version_text
 from sslgraph.cli.pages import list_methods, nodes, show
@@ -43,5 +44,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (run, check, list_methods, show, draw, describe, nodes, new, schema):
+for _command in (run, check, list_methods, show, diff, draw, describe, nodes, new, schema):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sslgraph.comparing.difference import (
     Difference,
@@ -43,7 +44,7 @@ def diff(graph_a: Graph, graph_b: Graph, *, names: tuple[str, str] | None = None
         return found  # and no node type had to be imported
     (wiring_a, wrong_a), (wiring_b, wrong_b) = examine(graph_a), examine(graph_b)
     if errors_of([*wrong_a, *wrong_b]):
-        return found
+        return replace(found, literal=True)
     return _difference(as_it_is_meant(wiring_a), as_it_is_meant(wiring_b), called)
 
 

@@ -108,6 +108,7 @@ class Difference:
         wires: Inputs of nodes in both graphs that are fed by something else.
         settings: Other values of nodes in both graphs.
         run: Values of `data`, `minimize`, `outputs` and `train`.
+        literal: Whether both were compared as they are written, since one of them has errors.
     """
 
     a: str
@@ -118,6 +119,7 @@ class Difference:
     wires: tuple[WireChange, ...]
     settings: tuple[SettingChange, ...]
     run: tuple[SettingChange, ...]
+    literal: bool = False
 
     @property
     def equal(self) -> bool:

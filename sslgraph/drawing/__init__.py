@@ -10,6 +10,7 @@ from sslgraph.drawing.embedding import extract, into_png, into_svg
 from sslgraph.drawing.layout import DrawingError, lay_out
 from sslgraph.drawing.mermaid import mermaid
 from sslgraph.drawing.picture import Picture, Shape, picture
+from sslgraph.drawing.union import union
 
 __all__ = [
     "FORMATS",
@@ -21,6 +22,7 @@ __all__ = [
     "format_of",
     "picture",
     "render",
+    "union",
 ]
 
 Format = Literal["svg", "png", "pdf", "dot", "mermaid"]

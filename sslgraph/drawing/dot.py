@@ -10,6 +10,7 @@ import graphviz
 
 from sslgraph.drawing.picture import Arrow, Box, Picture
 from sslgraph.drawing.style import (
+    CHANGED,
     LOOKS,
     PAGE,
     REGION,
@@ -19,7 +20,12 @@ from sslgraph.drawing.style import (
     STOPS,
     STROKES,
     TEXT,
+    Look,
     legend,
+    look,
+    shows_stop,
+    sign,
+    stroke,
 )
 
 # The first two are about equally wide, so a box that was measured with one fits the other: an svg
@@ -64,17 +70,17 @@ def dot(picture: Picture) -> str:
 
 
 def _add_box(graph: graphviz.Digraph, box: Box) -> None:
-    look = LOOKS[box.role]
+    drawn = look(box)
     corners = "" if box.role in ("data", "memory") else "rounded,"
-    dashed = ",dashed" if box.stops and box.role != "copy" else ""
+    dashed = ",dashed" if shows_stop(box) or drawn.style == "dashed" else ""
     graph.node(
         box.id,
         label=_label(box),
         shape=_SHAPES.get(box.role, "box"),
         style=f"{corners}filled{dashed}",
-        fillcolor=look.fill,
-        color=look.border,
-        penwidth="2.2" if box.role == "loss" else "1.2",
+        fillcolor=drawn.fill,
+        color=drawn.border,
+        penwidth=f"{drawn.width:g}",
         peripheries="2" if box.role == "copy" else "1",
         tooltip=graphviz.escape(_plain(box.hint)),
     )
@@ -85,7 +91,7 @@ def _label(box: Box) -> str:
     rows = []
     if box.inputs:
         cells = "".join(
-            f'<TD PORT="in_{_html(name)}" SIDES="B" BORDER="1" COLOR="{LOOKS[box.role].border}" '
+            f'<TD PORT="in_{_html(name)}" SIDES="B" BORDER="1" COLOR="{look(box).border}" '
             f'CELLPADDING="3">{_small(name)}</TD>'
             for name in box.inputs
         )
@@ -100,17 +106,17 @@ def _label(box: Box) -> str:
 
 
 def _add_arrow(graph: graphviz.Digraph, arrow: Arrow) -> None:
-    stroke = STROKES[arrow.line]
+    drawn = stroke(arrow)
     text = _on_the_arrow(arrow)
     head = f"{arrow.head}:in_{arrow.input}:n" if arrow.input else arrow.head
     graph.edge(
         arrow.tail,
         head,
-        color=stroke.color,
-        style=stroke.style,
-        penwidth=f"{stroke.width:g}",
+        color=drawn.color,
+        style=drawn.style,
+        penwidth=f"{drawn.width:g}",
         weight=_WEIGHTS.get(arrow.line, "2"),
-        arrowhead="odot" if arrow.line == "weights" else "normal",
+        arrowhead="none" if arrow.line == "weights" else "normal",
         **({"label": f"<&nbsp;{text}&nbsp;>"} if text else {}),
         **({"constraint": "false"} if arrow.back or arrow.line == "weights" else {}),
     )
@@ -118,7 +124,9 @@ def _add_arrow(graph: graphviz.Digraph, arrow: Arrow) -> None:
 
 def _on_the_arrow(arrow: Arrow) -> str:
     port, text = arrow.words
-    return f"<B>{_html(port)}</B> {_html(text)}".rstrip() if port else _html(text)
+    words = f"<B>{_html(port)}</B> {_html(text)}".rstrip() if port else _html(text)
+    mark = f"<B>{_small(sign(arrow), 13, TEXT)}</B>" if sign(arrow) else ""
+    return f"{mark} {words}".strip()
 
 
 def _heading(picture: Picture) -> str:
@@ -140,23 +148,31 @@ def _legend(picture: Picture) -> str:
 def _legend_cells(picture: Picture) -> Iterator[str]:
     shown = legend(picture)
     for role in shown.roles:
-        look = LOOKS[role]
-        yield _entry(_swatch(look.fill, look.border, double=role == "copy"), look.says)
+        yield _entry(_swatch(LOOKS[role], double=role == "copy"), LOOKS[role].says)
+    for mark in shown.marks:
+        drawn = CHANGED[mark]
+        samples = [_swatch(drawn)]
+        if any(arrow.mark == mark for arrow in picture.arrows):
+            samples.append(_sample(drawn.border, drawn.style))
+        yield _entry(_table(["".join(f"<TD>{s}</TD>" for s in samples)], spacing=2), drawn.says)
     if shown.stops:
-        yield _entry(_swatch(PAGE, SOFT, style="dashed"), STOPS)
+        yield _entry(_swatch(Look(PAGE, SOFT, STOPS, style="dashed")), STOPS)
     for line in shown.lines:
-        stroke = STROKES[line]
-        above = f'{_size(22, 8)} BORDER="2" SIDES="B" STYLE="{stroke.style}" COLOR="{stroke.color}"'
-        sample = [f"<TD {above}></TD>", f"<TD {_size(22, 3)}></TD>"]
-        yield _entry(_table(sample), stroke.says)
+        yield _entry(_sample(STROKES[line].color, STROKES[line].style), STROKES[line].says)
 
 
-def _swatch(fill: str, border: str, *, double: bool = False, style: str = "solid") -> str:
-    look = f'BORDER="1" STYLE="{style}" COLOR="{border}" BGCOLOR="{fill}"'
+def _sample(color: str, style: str) -> str:
+    above = f'{_size(22, 8)} BORDER="2" SIDES="B" STYLE="{style}" COLOR="{color}"'
+    return _table([f"<TD {above}></TD>", f"<TD {_size(22, 3)}></TD>"])
+
+
+def _swatch(drawn: Look, *, double: bool = False) -> str:
+    box = f'BORDER="1" STYLE="{drawn.style}" COLOR="{drawn.border}" BGCOLOR="{drawn.fill}"'
     if not double:
-        return _table([f"<TD {_size(20, 10)} {look}></TD>"])
-    inner = f"<TR><TD {_size(16, 6)} {look}></TD></TR>"
-    return f'<TABLE BORDER="1" COLOR="{border}" CELLBORDER="0" CELLSPACING="1">{inner}</TABLE>'
+        return _table([f"<TD {_size(20, 10)} {box}></TD>"])
+    inner = f"<TR><TD {_size(16, 6)} {box}></TD></TR>"
+    frame = f'BORDER="1" COLOR="{drawn.border}" CELLBORDER="0" CELLSPACING="1"'
+    return f"<TABLE {frame}>{inner}</TABLE>"
 
 
 def _size(width: int, height: int) -> str:

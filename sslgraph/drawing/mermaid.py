@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 
 from sslgraph.drawing.picture import Arrow, Box, Picture, Role
-from sslgraph.drawing.style import LOOKS, REGION_TITLE, SOFT, STROKES, TEXT
+from sslgraph.drawing.style import (
+    REGION_TITLE,
+    SOFT,
+    STROKES,
+    TEXT,
+    Look,
+    Stroke,
+    look,
+    shows_stop,
+    sign,
+    stroke,
+)
 
 _SHAPES: Mapping[Role, tuple[str, str]] = {
     "data": ("[/", "/]"),
@@ -16,6 +27,7 @@ _SHAPES: Mapping[Role, tuple[str, str]] = {
 }
 _CONFIG = ("config:", "  flowchart:", "    wrappingWidth: 400")
 _ARROWS = {"solid": "-->", "dashed": "-.->", "dotted": "-.->"}
+_LINES = {"solid": "---", "dashed": "-.-", "dotted": "-.-"}
 
 
 def mermaid(picture: Picture) -> str:
@@ -49,35 +61,36 @@ def _box(box: Box, ids: Mapping[str, str]) -> str:
 
 
 def _arrow(arrow: Arrow, ids: Mapping[str, str]) -> str:
-    stroke = STROKES[arrow.line]
-    text = " ".join(part for part in arrow.words if part)
+    drawn = stroke(arrow)
+    words = arrow.words if arrow.line != "weights" else (STROKES["weights"].says,)
+    text = " ".join(part for part in (sign(arrow), *words) if part)
     if arrow.input:
         text += f" to {arrow.input}"
-    if arrow.line == "weights":
-        text = stroke.says
     label = f'|"{_escaped(text)}"|' if text else ""
-    return f"{ids[arrow.tail]} {_ARROWS[stroke.style]}{label} {ids[arrow.head]}"
+    forms = _LINES if arrow.line == "weights" else _ARROWS
+    return f"{ids[arrow.tail]} {forms[drawn.style]}{label} {ids[arrow.head]}"
 
 
 def _styles(picture: Picture, ids: Mapping[str, str]) -> Iterator[str]:
-    for role, look in LOOKS.items():
-        members = [ids[box.id] for box in picture.boxes if box.role == role]
-        if members:
-            width = "3px" if role == "loss" else "1px"
-            colors = f"fill:{look.fill},stroke:{look.border},color:{TEXT}"
-            yield f"  classDef {role} {colors},stroke-width:{width}"
-            yield f"  class {','.join(members)} {role}"
-    stopping = [ids[box.id] for box in picture.boxes if box.stops and box.role != "copy"]
+    groups: dict[Look, list[str]] = {}
+    for box in picture.boxes:
+        groups.setdefault(look(box), []).append(ids[box.id])
+    for place, (drawn, members) in enumerate(groups.items()):
+        colors = f"fill:{drawn.fill},stroke:{drawn.border},color:{TEXT}"
+        dashes = ",stroke-dasharray:4 3" if drawn.style == "dashed" else ""
+        yield f"  classDef look{place} {colors},stroke-width:{drawn.width:g}px{dashes}"
+        yield f"  class {','.join(members)} look{place}"
+    stopping = [ids[box.id] for box in picture.boxes if shows_stop(box)]
     if stopping:
         yield "  classDef stops stroke-dasharray:4 3"
         yield f"  class {','.join(stopping)} stops"
     for place in range(len(picture.regions)):
         yield f"  style r{place} fill:none,stroke:{SOFT}"  # the page may be dark
-    for line, stroke in STROKES.items():
-        places = [str(i) for i, arrow in enumerate(picture.arrows) if arrow.line == line]
-        if places:
-            drawn = f"stroke:{stroke.color},stroke-width:{stroke.width:g}px"
-            yield f"  linkStyle {','.join(places)} {drawn}"
+    lines: dict[Stroke, list[str]] = {}
+    for place, arrow in enumerate(picture.arrows):
+        lines.setdefault(stroke(arrow), []).append(str(place))
+    for line, places in lines.items():
+        yield f"  linkStyle {','.join(places)} stroke:{line.color},stroke-width:{line.width:g}px"
 
 
 def _title(text: str) -> str:

@@ -20,6 +20,8 @@ from sslgraph.ports import BATCH, Declaration
 
 Role = Literal["data", "random", "network", "plain", "copy", "memory", "loss", "output"]
 Line = Literal["data", "gradient", "stopped", "write", "weights", "output"]
+Mark = Literal["added", "removed", "changed", "same"]
+"""What became of a part, in a picture of two graphs."""
 Shape = tuple[str, ...]
 """A shape as it is shown: sizes, and ``B`` for the batch."""
 
@@ -37,6 +39,7 @@ class Box:
         inputs: Names of the inputs that are told apart; none where there is but one.
         stops: Whether no gradient passes it.
         hint: A sentence about it.
+        mark: What became of it, None in a picture of one graph.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Box:
     inputs: tuple[str, ...] = ()
     stops: bool = False
     hint: str = ""
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Arrow:
         kind: What its numbers mean; empty where another arrow from the same port says it.
         size: The shape, else the number of views where there are several.
         back: Whether it runs against the order of the plan.
+        mark: What became of it, None in a picture of one graph.
     """
 
     tail: str
@@ -72,6 +77,7 @@ class Arrow:
     kind: str = ""
     size: str = ""
     back: bool = False
+    mark: Mark | None = None
 
     @property
     def words(self) -> tuple[str, str]:
@@ -107,6 +113,8 @@ def picture(
     plan: Plan,
     shapes: Mapping[Port, Shape] | None = None,
     parameters: Mapping[str, int] | None = None,
+    *,
+    every_input: bool = False,
 ) -> Picture:
     """Turn a plan into boxes and arrows.
 
@@ -116,15 +124,22 @@ def picture(
         plan: The plan.
         shapes: Shape of each port, view axis first, where they are known.
         parameters: Number of parameters of each node, where they are known.
+        every_input: Whether to name an input that is the only one of its node, too.
     """
-    return _Builder(plan, shapes or {}, parameters or {}).picture()
+    return _Builder(plan, shapes or {}, parameters or {}, least=1 if every_input else 2).picture()
 
 
 class _Builder:
     def __init__(
-        self, plan: Plan, shapes: Mapping[Port, Shape], parameters: Mapping[str, int]
+        self,
+        plan: Plan,
+        shapes: Mapping[Port, Shape],
+        parameters: Mapping[str, int],
+        *,
+        least: int,
     ) -> None:
         self._plan = plan
+        self._least = least  # inputs of a node whose inputs are told apart
         self._shapes = shapes
         self._parameters = parameters
         self._gradient = Gradient(plan, parameters)
@@ -165,7 +180,7 @@ class _Builder:
             title=short(step.name),
             type="" if declaration.use == step.name else short(declaration.use),
             details=tuple(shown),
-            inputs=inputs if len(inputs) > 1 else (),
+            inputs=inputs if len(inputs) >= self._least else (),
             stops=declaration.stops_gradient,
             hint=f"{declaration.use}: {declaration.summary}",
         )
@@ -184,7 +199,7 @@ class _Builder:
         node, _ = wire.source
         line = _LINES[self._gradient.passage(step, wire)]
         kind, size = self._carried(wire)
-        told_apart = len({name for name, _ in _drawn(step)}) > 1
+        told_apart = len({name for name, _ in _drawn(step)}) >= self._least
         return Arrow(
             tail=".".join(wire.source) if node == DATA else node,
             head=step.name,
@@ -197,11 +212,12 @@ class _Builder:
         )
 
     def _weights(self) -> Iterator[Arrow]:
-        """One arrow to each node that repeats others, from the first of them; its box names all."""
+        """A line from each node that another one repeats; the box of that one names them, too."""
         for step in self._plan.steps:
-            known = [name for name in step.spec.of if name in self._place]
-            if known:
-                yield Arrow(known[0], step.name, "weights")
+            members = dict.fromkeys(path.partition(".")[0] for path in step.spec.of)
+            for name in members:
+                if name in self._place:
+                    yield Arrow(name, step.name, "weights")
 
     def _outputs(self, wires: tuple[Arrow, ...]) -> Iterator[Arrow]:
         """Arrows to the outputs; a port that another arrow has labelled is not labelled again."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_mermaid_has_every_box_and_arrow(drawn: Picture) -> None:
     ids = {box.id: f"n{place}" for place, box in enumerate(drawn.boxes)}
     for box in drawn.boxes:
         assert [line for line in lines if line.startswith(ids[box.id]) and box.title in line]
-    arrows = [line.split() for line in lines if "-->" in line or "-.->" in line]
+    arrows = [line.split() for line in lines if re.match(r"n\d+ (-->|-\.->|-\.-)", line)]
     ends = [(words[0], words[-1]) for words in arrows]
     assert ends == [(ids[arrow.tail], ids[arrow.head]) for arrow in drawn.arrows]
     slow, past = ids["slow"], ids["past"]

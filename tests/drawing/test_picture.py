@@ -30,7 +30,8 @@ def test_every_wire_that_the_graph_spells_is_an_arrow(plan: Plan) -> None:
             ("views", "body", ""),
             ("body", "top", ""),
             ("views", "slow", ""),
-            ("body", "slow", ""),  # the weights
+            ("body", "slow", ""),  # the weights of both
+            ("top", "slow", ""),
             ("slow", "past", ""),
             ("top", "fixed", ""),
             ("top", "near", "guess"),
@@ -93,6 +94,7 @@ def test_lines_say_where_gradients_pass(plan: Plan) -> None:
     assert arrow(drawn, "fixed", "same").line == "stopped"
     assert arrow(drawn, "slow", "past").line == "write"
     assert arrow(drawn, "body", "slow").line == "weights"
+    assert arrow(drawn, "top", "slow").line == "weights"
     assert arrow(drawn, "body", "outputs.0").line == "output"
 
 
