@@ -22,6 +22,7 @@ from torch import Tensor
 from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
 from sslgraph.nodes.base import Context, Node, SettingError
+from sslgraph.nodes.recompute import recompute
 from sslgraph.plan import Plan, Step
 from sslgraph.ports import BATCH, Member, Mismatch, bind_axes
 from sslgraph.walk import Values, inputs_of, outputs_of, value_of
@@ -63,7 +64,9 @@ def make_module(
         axes: The sizes of the axes that its inputs have.
         made: The modules of the nodes that it repeats.
     """
-    context = Context(step.name, seed, plan.graph.train.batch_norm, step.views)
+    train = plan.graph.train
+    samples = train.batch_size // train.accumulate
+    context = Context(step.name, seed, train.batch_norm, step.views, samples)
     others: dict[str, Any] = {}
     if step.members:
         others["of"] = [original(made, member) for member in step.members]
@@ -72,6 +75,8 @@ def make_module(
     )
     if not step.trained:
         module.requires_grad_(requires_grad=False)
+    if getattr(step.spec.train, "recompute", False):
+        recompute(module)
     return module
 
 

@@ -112,8 +112,12 @@ def emit(
 
 
 def _is_outside(step: Step) -> bool:
-    """Whether a node stays out of compiled regions: it draws, or it keeps a memory of batches."""
-    return step.declaration.draws or step.declaration.writes == "batch"
+    """Whether a node stays out of compiled regions.
+
+    It draws, keeps a memory of batches, or computes its blocks again in backward.
+    """
+    again: bool = getattr(step.spec.train, "recompute", False)
+    return step.declaration.draws or step.declaration.writes == "batch" or again
 
 
 def _outside_first(steps: list[Step]) -> list[Step]:

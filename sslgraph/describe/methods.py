@@ -171,6 +171,12 @@ def _accumulated(train: TrainSpec) -> str:
 
 
 def _batch_norm(train: TrainSpec) -> str:
-    views = "each view apart" if train.batch_norm.per == "view" else "all views together"
-    ranks = "over all processes" if train.batch_norm.ranks == "all" else "in each process"
-    return f"{views}, {ranks}, where a node does not say otherwise"
+    rule = train.batch_norm
+    views = "each view apart" if rule.per == "view" else "all views together"
+    ranks = {
+        "all": "over all processes",
+        "own": "in each process",
+        "shuffled": "in each process over shuffled samples",
+    }
+    groups = f" in {rule.groups} groups" if rule.groups > 1 else ""
+    return f"{views}, {ranks[rule.ranks]}{groups}, where a node does not say otherwise"

@@ -8,7 +8,7 @@ is defined, so a wrong node can't be imported and never be wired.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -64,12 +64,14 @@ class Context:
         batch_norm: The run's rule for batch statistics, where the node sets none.
         views: For each plugged input the crops that its views came from; without a graph, view i
             of every input came from crop i.
+        samples: Samples of one forward pass over all processes; 0 where that is not known.
     """
 
     name: str = "node"
     seed: int = 0
     batch_norm: BatchNormSpec = field(default_factory=BatchNormSpec)
     views: Mapping[str, Identities] = field(default_factory=dict)
+    samples: int = 0
 
     def key(self) -> int:
         """A 63-bit key of this node in this run."""
@@ -105,6 +107,7 @@ class Node(Numbers):
     is_loss: ClassVar[bool] = False
     repeats: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+    learns: ClassVar[bool | None] = None
     attracts: ClassVar[tuple[str, str] | tuple[()]] = ()
     prevents: ClassVar[str] = ""
 
@@ -268,9 +271,23 @@ class Node(Numbers):
                 path=("batch_norm",),
                 expected="'all' or 'own', without groups",
             )
+        if self.context.samples % rule.groups:
+            raise SettingError(
+                f"{self.context.samples} samples can't be cut into {rule.groups} groups of one size",
+                path=("batch_norm", "groups"),
+                expected=f"a multiple of {rule.groups} samples in each process a forward pass",
+                got=f"{self.context.samples} over all processes",
+                help="change train.batch_size, train.accumulate or 'groups'",
+            )
         self._sharing = Sharing(rule, self.context.key())
         if rule.ranks == "shuffled":
             self.register_buffer(COUNTER, torch.zeros((), dtype=torch.int64))
+
+    def rename(self, name: str) -> None:
+        """Take another place in the graph: batches are shuffled by name, unlike an original's."""
+        self.context = replace(self.context, name=name)
+        if self._sharing is not None:
+            self._sharing = replace(self._sharing, key=self.context.key())
 
     def _register_numbers(self) -> None:
         for name, info in type(self.config).model_fields.items():

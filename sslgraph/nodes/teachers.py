@@ -128,7 +128,10 @@ class Ema(Repeat, use="ema"):
         """Copy the members, with the settings that this node replaces."""
         super().build()
         members = zip(self.declaration.members, self._originals, strict=True)
-        self.members = nn.ModuleDict({m.name: _copied(m, original) for m, original in members})
+        copies = {m.name: _copied(m, original) for m, original in members}
+        for name, own in copies.items():
+            own.rename(f"{self.context.name}.{name}")
+        self.members = nn.ModuleDict(copies)
         self.members.requires_grad_(requires_grad=False)
 
     def forward(self, *given: Tensor | None, **named: Tensor | None) -> Any:
