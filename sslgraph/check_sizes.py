@@ -147,6 +147,8 @@ def _measured(
     if axes is None:
         return
     sizes.axes.setdefault(step.name, axes)
+    if any(member.node not in modules for member in step.members):
+        _build_ahead(plan, step, joined, modules, sizes)
     module = _built(plan, step, axes, modules, sizes)
     if module is None:
         return
@@ -166,6 +168,41 @@ def _measured(
         sizes.problems.append(wrong)
         return
     values.update(outputs_of(step, result))
+
+
+def _build_ahead(
+    plan: Plan,
+    step: Step,
+    joined: list[Tensor | None],
+    modules: dict[str, Node],
+    sizes: Sizes,
+) -> None:
+    """Build what a node repeats for the sizes that come into that node.
+
+    Needed where the original runs after its copy, such as a teacher that makes the masks of its
+    student.
+    """
+    arriving = dict(zip(step.declaration.reads, joined, strict=True))
+    made: dict[str, Tensor] = {}
+    for place, member in enumerate(step.members):
+        prefix = "" if place == 0 else f"{member.name}."
+        inputs = {
+            name: made[member.links[name]] if name in member.links else arriving[prefix + name]
+            for name in member.declaration.reads
+        }
+        bound: dict[str, tuple[int, str]] = {}
+        for name, value in inputs.items():
+            if value is not None:
+                port = member.declaration.inputs[name]
+                bind_axes(port, tuple(value.shape), bound, member.config.__dict__)
+        axes = {axis: size for axis, (size, _) in bound.items()}
+        original = _built(plan, plan.step(member.node), axes, modules, sizes)
+        if original is None or "." in member.path:
+            return
+        modules[member.node] = original
+        sizes.axes[member.node] = axes
+        result = _run(original, list(inputs.values()))
+        made = {port[1]: value for port, value in outputs_of(plan.step(member.node), result)}
 
 
 def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor | None] | None:
@@ -247,8 +284,9 @@ def _wrong_size(
 def _built(
     plan: Plan, step: Step, axes: Mapping[str, int], modules: Mapping[str, Node], sizes: Sizes
 ) -> Node | None:
-    missing = [member.path for member in step.members if member.node not in modules]
-    if missing:
+    if step.name in modules:
+        return modules[step.name]
+    if any(member.node not in modules for member in step.members):
         return None  # it is broken itself, which was reported
     try:
         with torch.device("meta"):

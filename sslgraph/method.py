@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslgraph.check_sizes import make_module, weights_path
+from sslgraph.check_sizes import Sizes, make_module, weights_path
 from sslgraph.checking import report
 from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.clock import Clock, Hand
@@ -361,11 +361,20 @@ def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
     wrong = errors_of(found.problems)
     if wrong or found.plan is None or found.sizes is None:
         raise GraphError(tuple(wrong))
-    modules: dict[str, Node] = {}
-    for step in found.plan.steps:
-        module = make_module(found.plan, step, seed, found.sizes.axes[step.name], modules)
-        path = weights_path(found.plan, step)
+    modules = _modules(found.plan, found.sizes, seed)
+    return Method(graph, found.plan, modules, seed).train()
+
+
+def _modules(plan: Plan, sizes: Sizes, seed: int) -> dict[str, Node]:
+    """The modules of a plan in its order, each built after those that it repeats."""
+    made: dict[str, Node] = {}
+    waiting = list(plan.steps)
+    while waiting:
+        step = next(s for s in waiting if all(m.node in made for m in s.members))
+        waiting.remove(step)
+        module = make_module(plan, step, seed, sizes.axes[step.name], made)
+        path = weights_path(plan, step)
         if path:
             load_weights(module, path)
-        modules[step.name] = module
-    return Method(graph, found.plan, modules, seed).train()
+        made[step.name] = module
+    return {step.name: made[step.name] for step in plan.steps}

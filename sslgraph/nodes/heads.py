@@ -37,8 +37,9 @@ class Mlp(Node):
             norm: Norm before each activation.
             end: What follows the last layer: batch norm (`bn`), batch norm with a scale but no
                 shift (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
-            bias: Whether linear layers have a bias.
-            init: Standard deviation of the first weights; PyTorch's rule if absent.
+            bias: Whether linear layers have a bias; `hidden`: all but the last one.
+            init: Standard deviation of the first weights, with biases of zero; PyTorch's rule if
+                absent.
             batch_norm: Whose samples share statistics; the run's rule if absent.
         """
 
@@ -47,7 +48,7 @@ class Mlp(Node):
         act: Activation = "relu"
         norm: Norm = "batch"
         end: End = "none"
-        bias: bool = True
+        bias: bool | Literal["hidden"] = True
         init: PositiveFloat | None = None
         batch_norm: BatchNormSpec | None = None
 
@@ -57,17 +58,19 @@ class Mlp(Node):
         layers: list[nn.Module] = []
         widths = [D, *config.hidden]
         for wide, narrow in pairwise(widths):
-            layers.append(nn.Linear(wide, narrow, bias=config.bias))
+            layers.append(nn.Linear(wide, narrow, bias=config.bias is not False))
             if config.norm == "batch":
                 layers.append(nn.BatchNorm1d(narrow))
             layers.append(_ACTIVATIONS[config.act]())
-        layers.append(nn.Linear(widths[-1], config.out, bias=config.bias))
+        layers.append(nn.Linear(widths[-1], config.out, bias=config.bias is True))
         layers += _ending(config.end, config.out)
         self.layers = nn.Sequential(*layers)
         if config.init is not None:
             for layer in layers:
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=config.init)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output; batch norm sees every leading axis as samples."""
@@ -94,3 +97,5 @@ class Projector(Mlp, use="projector"):
 
 class Predictor(Mlp, use="predictor"):
     """MLP that foretells the other branch's projection (BYOL, section 3.1)."""
+
+    prevents = "asymmetry"
