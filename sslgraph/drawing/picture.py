@@ -82,7 +82,7 @@ class Arrow:
     @property
     def words(self) -> tuple[str, str]:
         """Port, then kind and size, as they are shown: a port called as its kind is named once."""
-        if not self.kind or self.kind == self.port:
+        if not self.kind or self.kind in self.port.split("."):
             return self.port, self.size
         gap = "" if not self.size else " " if self.size.startswith("[") else ", "
         return self.port, f"{self.kind}{gap}{self.size}"
@@ -167,8 +167,7 @@ class _Builder:
 
     def _node(self, step: Step) -> Box:
         declaration = step.declaration
-        shown = [short(f"of: {', '.join(step.spec.of)}")] if step.spec.of else []
-        shown += details(step)
+        shown = [*_repeated(step), *details(step)]
         if step.name in self._plan.losses:
             shown.append(f"minimize: {number(self._plan.graph.minimize[step.name])}")
         if self._parameters.get(step.name):
@@ -280,6 +279,13 @@ def _drawn(step: Step) -> Iterator[tuple[str, Wire]]:
         bare = "" in step.spec.inputs and port in step.declaration.required
         if not left_out or bare:
             yield from ((port, wire) for wire in wires)
+
+
+def _repeated(step: Step) -> Iterator[str]:
+    """What a node repeats: it has a state of its own, or the very weights."""
+    if step.spec.of:
+        what = "copy" if step.declaration.writes else "weights"
+        yield short(f"{what} of {', '.join(step.spec.of)}")
 
 
 def _role(declaration: Declaration, may_learn: bool) -> Role:

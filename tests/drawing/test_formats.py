@@ -58,7 +58,7 @@ def test_svg_has_every_box_and_arrow(drawn: Picture) -> None:
     nodes = groups(svg, "node")
     assert set(nodes) == {box.id for box in drawn.boxes}
     assert all(box.title in nodes[box.id] for box in drawn.boxes)
-    assert nodes["slow"] == "slow copied of: body, top momentum: 0.996 -> 1"
+    assert nodes["slow"] == "slow copied copy of body, top momentum: 0.996 -> 1"
     assert nodes["near"] == "guess goal near compare minimize: 1"
     ends = {tuple(part.partition(":")[0] for part in e.split("->")) for e in groups(svg, "edge")}
     assert ends == {(arrow.tail, arrow.head) for arrow in drawn.arrows}

@@ -1,5 +1,6 @@
 """What is drawn and how it is marked, before any format."""
 
+from sslgraph.drawing.dot import dot
 from sslgraph.drawing.picture import Arrow, Box, Picture, picture
 from sslgraph.drawing.style import legend
 from sslgraph.plan import Plan
@@ -143,7 +144,7 @@ def test_what_no_gradient_reaches_is_a_region(plan: Plan) -> None:
 
 def test_details_are_settings_schedules_and_weights_of_losses(plan: Plan) -> None:
     drawn = picture(plan)
-    assert box(drawn, "slow").details == ("of: body, top", "momentum: 0.996 -> 1")
+    assert box(drawn, "slow").details == ("copy of body, top", "momentum: 0.996 -> 1")
     assert box(drawn, "near").details == ("minimize: 1",)
     assert box(drawn, "same").details == ("minimize: 0 -> 2",)
 
@@ -200,3 +201,31 @@ def test_long_names_are_shortened_in_the_middle(plan_of: Planner) -> None:
     nodes = {**GRAPH["nodes"], name: {"use": "head", "in": "top"}}
     drawn = picture(plan_of(nodes=nodes, outputs={"embedding": name}))
     assert box(drawn, name).title == "a" * 17 + "..." + "b" * 16
+
+
+def test_a_node_that_repeats_others_is_tied_to_each_and_names_them(plan_of: Planner) -> None:
+    nodes = {
+        **GRAPH["nodes"],
+        "second": {"use": "again", "of": ["body", "slow.top"], "in": "views.narrow"},
+        "apart": {"use": "compare", "in": {"guess": "second", "goal": "slow"}},
+    }
+    drawn = picture(plan_of(nodes=nodes, minimize={"near": 1.0, "apart": 1.0}))
+    assert box(drawn, "second").details == ("weights of body, slow.top",)
+    assert box(drawn, "slow").details[0] == "copy of body, top"
+    tied = [(a.tail, a.head) for a in drawn.arrows if a.line == "weights"]
+    assert sorted(tied) == [
+        ("body", "second"),
+        ("body", "slow"),
+        ("slow", "second"),
+        ("top", "slow"),
+    ]
+    source = dot(drawn)
+    (line,) = [line for line in source.splitlines() if line.strip().startswith("top -> slow")]
+    assert "arrowhead=none" in line
+    assert "style=dotted" in line
+    assert "constraint=false" in line
+
+
+def test_the_kind_is_not_said_again_by_a_port_of_a_member() -> None:
+    wire = Arrow("slow", "near", "data", port="body.tokens", kind="tokens", size="2 views")
+    assert wire.words == ("body.tokens", "2 views")
