@@ -25,10 +25,15 @@ SHIPPED = {
     "encoder": "sslgraph.nodes.encoders",
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
+    "prototypes": "sslgraph.nodes.prototypes",
     "stop_grad": "sslgraph.nodes.flow",
     "ema": "sslgraph.nodes.teachers",
     "shared": "sslgraph.nodes.teachers",
+    "queue": "sslgraph.nodes.memory",
+    "center": "sslgraph.nodes.targets",
+    "sharpen": "sslgraph.nodes.targets",
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
+    "cosine_regression": "sslgraph.nodes.losses.cosine_regression",
 }
 """Type name -> module that defines it."""
 

@@ -1,0 +1,74 @@
+"""Scores against prototypes: the last layer of clustering and self-distillation heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sslgraph.nodes.base import Node
+from sslgraph.ports import In, Out
+
+Scale = Literal["fixed", "learned", "unit", "none"]
+
+
+class Prototypes(Node, use="prototypes"):
+    """Score each row against learned prototypes, without bias (SwAV, section 3; DINO, section 3.1).
+
+    With directions v, lengths g and rows x the logit of prototype k is
+
+    - `fixed`: x . v_k / |v_k|, so of unit rows it is a cosine; g = 1 is not trained
+    - `learned`: g_k x . v_k / |v_k| (weight normalisation), g trained from 1
+    - `unit`: x . v_k, and after each optimizer step, frozen or not, v_k is put back to length 1
+    - `none`: x . v_k, a linear layer
+
+    `v` is K x D and begins as PyTorch begins a linear layer; `g` is K x 1, with two axes, so the
+    group `1d` of `no_decay` does not hold it.
+
+    Shapes: x ... D -> y ... count. A DINO head is a `projector` that ends in l2, and this.
+    """
+
+    x = In("embedding/tokens", "... D")
+    y = Out("logits", "... count")
+    sample = {"count": 6}
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            count: Number of prototypes.
+            scale: How long prototypes are: all of length 1 by division (`fixed`), of learned
+                lengths (`learned`), put back to length 1 after each step (`unit`), or free
+                (`none`).
+        """
+
+        count: PositiveInt
+        scale: Scale = "fixed"
+
+    def build(self, D: int) -> None:
+        """Make the prototypes for rows of width D."""
+        count, scale = self.config.count, self.config.scale
+        self.v = nn.Parameter(nn.Linear(D, count, bias=False).weight.detach().clone())
+        if scale in ("fixed", "learned"):
+            self.g = nn.Parameter(torch.ones(count, 1), requires_grad=scale == "learned")
+        self.constrain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A logit for each prototype."""
+        return functional.linear(x, self._rows())
+
+    def _rows(self) -> Tensor:
+        if self.config.scale in ("fixed", "learned"):
+            lengths: Tensor = self.v.norm(dim=1, keepdim=True)
+            return self.v * (self.g / lengths)
+        return self.v
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Put the rows of `unit` back to length 1."""
+        super().constrain()
+        if self.config.scale == "unit":
+            self.v.copy_(functional.normalize(self.v, dim=1))
