@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
-from sslgraph.nodes.base import Context, Node, SettingError
-from sslgraph.nodes.recompute import recompute
+from sslgraph.make import make_module, weights_path
+from sslgraph.nodes.base import Node, SettingError
 from sslgraph.plan import Plan, Step
-from sslgraph.ports import BATCH, Member, Mismatch, bind_axes
+from sslgraph.ports import BATCH, Mismatch, bind_axes
 from sslgraph.walk import Values, inputs_of, outputs_of, value_of
 from sslgraph.weights import WeightsError, matched
 
@@ -50,52 +49,6 @@ class Sizes:
     axes: dict[str, dict[str, int]] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-
-
-def make_module(
-    plan: Plan, step: Step, seed: int, axes: Mapping[str, int], made: Mapping[str, Node]
-) -> Node:
-    """Build the module of a step.
-
-    Args:
-        plan: The plan.
-        step: The step.
-        seed: Keys the first weights.
-        axes: The sizes of the axes that its inputs have.
-        made: The modules of the nodes that it repeats.
-    """
-    train = plan.graph.train
-    samples = train.batch_size // train.accumulate
-    context = Context(step.name, seed, train.batch_norm, step.views, samples)
-    others: dict[str, Any] = {}
-    if step.members:
-        others["of"] = [original(made, member) for member in step.members]
-    module: Node = step.declaration.module(
-        axes=axes, context=context, config=step.config, declaration=step.declaration, **others
-    )
-    if not step.trained:
-        module.requires_grad_(requires_grad=False)
-    if getattr(step.spec.train, "recompute", False):
-        recompute(module)
-    return module
-
-
-def original(made: Mapping[str, Node], member: Member) -> Node:
-    """The module that a member repeats."""
-    module = made[member.node]
-    if "." not in member.path:
-        return module
-    inner: Node = module.members[member.name]  # type: ignore[index,assignment]
-    return inner
-
-
-def weights_path(plan: Plan, step: Step) -> Path | None:
-    """The file of a node's first weights; a relative path begins at the graph's folder."""
-    if step.spec.weights is None:
-        return None
-    source = Path(plan.graph.document.span("nodes", step.name, "weights").file)
-    beside = source.parent / step.spec.weights
-    return beside if source.is_file() and beside.is_file() else Path(step.spec.weights)
 
 
 def measure(plan: Plan) -> Sizes:

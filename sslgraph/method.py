@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslgraph.check_sizes import Sizes, make_module, weights_path
 from sslgraph.checking import report
 from sslgraph.checks.references import DATA, Port, Wire
 from sslgraph.clock import Clock, Hand
 from sslgraph.emit import Emitted, emit
 from sslgraph.errors import GraphError, did_you_mean, errors_of
+from sslgraph.make import make_modules
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.mapping import Nodes
 from sslgraph.nodes.numbers import Numbers
@@ -25,7 +25,6 @@ from sslgraph.ports import BATCH
 from sslgraph.schedules import Schedule
 from sslgraph.spec import Graph
 from sslgraph.walk import Values
-from sslgraph.weights import load_weights
 
 Batch = Mapping[str, Tensor]
 
@@ -361,20 +360,5 @@ def compile_graph(graph: Graph, *, seed: int = 0) -> Method:
     wrong = errors_of(found.problems)
     if wrong or found.plan is None or found.sizes is None:
         raise GraphError(tuple(wrong))
-    modules = _modules(found.plan, found.sizes, seed)
+    modules = make_modules(found.plan, seed, found.sizes.axes)
     return Method(graph, found.plan, modules, seed).train()
-
-
-def _modules(plan: Plan, sizes: Sizes, seed: int) -> dict[str, Node]:
-    """The modules of a plan in its order, each built after those that it repeats."""
-    made: dict[str, Node] = {}
-    waiting = list(plan.steps)
-    while waiting:
-        step = next(s for s in waiting if all(m.node in made for m in s.members))
-        waiting.remove(step)
-        module = make_module(plan, step, seed, sizes.axes[step.name], made)
-        path = weights_path(plan, step)
-        if path:
-            load_weights(module, path)
-        made[step.name] = module
-    return {step.name: made[step.name] for step in plan.steps}

@@ -18,7 +18,7 @@ STEPS = 6
 
 def graph(**changes: Any) -> Any:
     """A student with batch norm, its slow copy, and the same head at a second place."""
-    nodes = {
+    nodes: dict[str, dict[str, Any]] = {
         "views": {"use": "augment", "in": "batch.image", "views": 2, "size": 16, "ops": []},
         "encoder": {"use": "encoder", "in": "views", "arch": "test_resnet"},
         "projector": {"use": "projector", "in": "encoder.embedding", "hidden": [8], "out": 4},

@@ -1,0 +1,80 @@
+"""From steps of a plan to modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sslgraph.nodes.base import Context, Node
+from sslgraph.nodes.recompute import recompute
+from sslgraph.plan import Plan, Step
+from sslgraph.ports import Member
+from sslgraph.weights import load_weights
+
+
+def make_modules(plan: Plan, seed: int, axes: Mapping[str, Mapping[str, int]]) -> dict[str, Node]:
+    """The modules of a plan in its order, with their first weights.
+
+    Args:
+        plan: The plan.
+        seed: Keys the first weights.
+        axes: For each node the sizes of the axes that its inputs have.
+    """
+    made: dict[str, Node] = {}
+    waiting = list(plan.steps)
+    while waiting:  # each after those that it repeats
+        step = next(s for s in waiting if all(m.node in made for m in s.members))
+        waiting.remove(step)
+        module = make_module(plan, step, seed, axes[step.name], made)
+        path = weights_path(plan, step)
+        if path:
+            load_weights(module, path)
+        made[step.name] = module
+    return {step.name: made[step.name] for step in plan.steps}
+
+
+def make_module(
+    plan: Plan, step: Step, seed: int, axes: Mapping[str, int], made: Mapping[str, Node]
+) -> Node:
+    """Build the module of a step.
+
+    Args:
+        plan: The plan.
+        step: The step.
+        seed: Keys the first weights.
+        axes: The sizes of the axes that its inputs have.
+        made: The modules of the nodes that it repeats.
+    """
+    train = plan.graph.train
+    samples = train.batch_size // train.accumulate
+    context = Context(step.name, seed, train.batch_norm, step.views, samples)
+    others: dict[str, Any] = {}
+    if step.members:
+        others["of"] = [original(made, member) for member in step.members]
+    module: Node = step.declaration.module(
+        axes=axes, context=context, config=step.config, declaration=step.declaration, **others
+    )
+    if not step.trained:
+        module.requires_grad_(requires_grad=False)
+    if getattr(step.spec.train, "recompute", False):
+        recompute(module)
+    return module
+
+
+def original(made: Mapping[str, Node], member: Member) -> Node:
+    """The module that a member repeats."""
+    module = made[member.node]
+    if "." not in member.path:
+        return module
+    inner: Node = module.members[member.name]  # type: ignore[index,assignment]
+    return inner
+
+
+def weights_path(plan: Plan, step: Step) -> Path | None:
+    """The file of a node's first weights; a relative path begins at the graph's folder."""
+    if step.spec.weights is None:
+        return None
+    source = Path(plan.graph.document.span("nodes", step.name, "weights").file)
+    beside = source.parent / step.spec.weights
+    return beside if source.is_file() and beside.is_file() else Path(step.spec.weights)
