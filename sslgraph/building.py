@@ -28,15 +28,8 @@ from sslgraph.canonical import ORDER
 from sslgraph.errors import Problem, did_you_mean, in_file_order
 from sslgraph.schedules import Number, Schedule
 from sslgraph.source import Document, Path
-from sslgraph.spec import (
-    DataSpec,
-    Graph,
-    NodeSpec,
-    NodeTrain,
-    Reference,
-    TrainSpec,
-    is_node_name,
-)
+from sslgraph.spec import DataSpec, Graph, NodeSpec, Reference, is_node_name
+from sslgraph.train_spec import NodeTrain, TrainSpec
 from sslgraph.tree import kind
 from sslgraph.validation import Codes, is_unresolved, problems_of
 

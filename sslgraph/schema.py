@@ -17,7 +17,8 @@ from sslgraph.describe.nodes import meanings
 from sslgraph.loading import shipped_methods
 from sslgraph.ports import Declaration, In
 from sslgraph.schedules import Number
-from sslgraph.spec import DataSpec, NodeTrain, TrainSpec
+from sslgraph.spec import DataSpec
+from sslgraph.train_spec import NodeTrain, TrainSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

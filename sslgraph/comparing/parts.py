@@ -13,7 +13,8 @@ from typing import Any
 
 from sslgraph.checks.references import Wire, Wiring
 from sslgraph.comparing.values import ABSENT, Side, as_written, plain
-from sslgraph.spec import Graph, NodeSpec, NodeTrain, Reference
+from sslgraph.spec import Graph, NodeSpec, Reference
+from sslgraph.train_spec import NodeTrain
 
 BARE = "in"
 """The input of a bare reference, where it is not known which one it means."""

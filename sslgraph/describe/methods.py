@@ -11,7 +11,8 @@ from sslgraph.describe.wording import plural
 from sslgraph.drawing.words import amount, number
 from sslgraph.plan import Plan, Step
 from sslgraph.schedules import Schedule
-from sslgraph.spec import Clip, Graph, LearningRate, TrainSpec
+from sslgraph.spec import Graph
+from sslgraph.train_spec import Clip, LearningRate, TrainSpec
 
 _OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "larc": "LARC", "adamw": "AdamW"}
 

@@ -24,7 +24,7 @@ from sslgraph.nodes.numbers import Numbers
 from sslgraph.nodes.shuffle import COUNTER, Sharing
 from sslgraph.ports import Declaration, Identities, Member, Pairs, Ports, bind_axes
 from sslgraph.schedules import Learned, Schedule
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 
 
 class SettingError(ValueError):

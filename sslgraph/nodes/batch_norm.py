@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslgraph.nodes.ranks import sum_over_ranks, world_size
 from sslgraph.nodes.repeats import computes_again
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 
 Running = tuple[Tensor | None, Tensor | None]
 """Running mean and variance, where a norm has them."""

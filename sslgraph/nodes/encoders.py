@@ -13,7 +13,7 @@ from sslgraph.errors import did_you_mean
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.ports import In, Out
 from sslgraph.schedules import fault
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 
 Readout = Literal["own", "cls", "mean"]
 _POOLING = {"cls": "token", "mean": "avg"}

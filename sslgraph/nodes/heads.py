@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sslgraph.nodes.base import Node
 from sslgraph.ports import In, Out
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 
 Activation = Literal["relu", "gelu", "tanh"]
 Norm = Literal["batch", "none"]

@@ -21,7 +21,7 @@ from sslgraph.hashing import mix, text_key
 from sslgraph.nodes.batch_norm import check_divides
 from sslgraph.nodes.ranks import gather, rank, world_size
 from sslgraph.ports import Port
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 
 if TYPE_CHECKING:
     from sslgraph.nodes.base import Node

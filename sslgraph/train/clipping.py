@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sslgraph.spec import Clip
 from sslgraph.train.groups import ParameterGroup
+from sslgraph.train_spec import Clip
 
 EPSILON = 1e-6
 """Added to a norm, as torch and the code of DINO do."""

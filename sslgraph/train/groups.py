@@ -19,8 +19,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslgraph.schedules import Number
-from sslgraph.spec import Group, NodeRate, NodeTrain, Scale, TrainSpec
 from sslgraph.train.rates import Horizon, learning_rate, number_at
+from sslgraph.train_spec import Group, NodeRate, NodeTrain, Scale, TrainSpec
 
 Parameters = Mapping[str, Mapping[str, nn.Parameter]]
 """Node name -> parameter name within the node -> parameter."""
@@ -62,7 +62,7 @@ class Rule:
 
     def rate(self, run: float, spec: TrainSpec, step: int, horizon: Horizon) -> float:
         """The learning rate at an optimizer step, where the run's is `run`."""
-        if self.how == "zero_lr" and step < self.freeze:
+        if step < self.freeze:
             return 0.0
         if isinstance(self.lr, Scale):
             return run * self.lr.scale

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sslgraph.spec import TrainSpec
 from sslgraph.train.failures import RunError
+from sslgraph.train_spec import TrainSpec
 
 _ON_CPU = ("can't allocate memory", "not enough memory")
 

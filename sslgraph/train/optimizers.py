@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from sslgraph.spec import TrainSpec
 from sslgraph.train.groups import ParameterGroup
+from sslgraph.train_spec import TrainSpec
 
 Form = Literal["pre", "post"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sslgraph.schedules import Number, Schedule
-from sslgraph.spec import LearningRate, TrainSpec
+from sslgraph.train_spec import LearningRate, TrainSpec
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 
 from sslgraph.hashing import mix, text_key
 from sslgraph.method import Method
-from sslgraph.spec import TrainSpec
 from sslgraph.train.clipping import Clipping, tensor_norms, total_norm
 from sslgraph.train.groups import ParameterGroup, drop_frozen, set_rates
 from sslgraph.train.rates import Horizon
+from sslgraph.train_spec import TrainSpec
 
 Batch = Mapping[str, Tensor]
 

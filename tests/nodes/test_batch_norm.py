@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslgraph.nodes.base import Context, make_node
 from sslgraph.nodes.batch_norm import BatchNorm, replace_batch_norms
-from sslgraph.spec import BatchNormSpec
+from sslgraph.train_spec import BatchNormSpec
 from tests.conftest import OnRanks
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sslgraph.spec import Clip, Scale
 from sslgraph.train.clipping import Clipping, tensor_norms, total_norm
 from sslgraph.train.groups import ParameterGroup, Rule
+from sslgraph.train_spec import Clip, Scale
 
 # Norms 5, 13 and 1 in the encoder, 10 in the head, 0.5 in the queue's projection.
 VALUES = {

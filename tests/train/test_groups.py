@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sslgraph.schedules import Schedule, Time
-from sslgraph.spec import LearningRate, NodeTrain, Scale, TrainSpec
 from sslgraph.train.groups import drop_frozen, kinds_of, parameter_groups, set_rates
 from sslgraph.train.optimizers import build_optimizer
 from sslgraph.train.rates import Horizon
+from sslgraph.train_spec import LearningRate, NodeTrain, Scale, TrainSpec
 
 RUN = Horizon(total_steps=100, steps_per_epoch=10)
 

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 import sslgraph
-from sslgraph.spec import TrainSpec
 from sslgraph.train.chance import ChanceWatch
 from sslgraph.train.memory import out_of_memory
 from sslgraph.train.monitor import Monitor, Quality, Sample
 from sslgraph.train.pictures import save_views
 from sslgraph.train.progress import Progress, Reporter, Speed, clock, short
 from sslgraph.train.report import Floors, Result, quality_lines
+from sslgraph.train_spec import TrainSpec
 
 CPU = torch.device("cpu")
 

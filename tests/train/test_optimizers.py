@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslgraph.spec import Scale, TrainSpec
 from sslgraph.train.groups import ParameterGroup, Rule
 from sslgraph.train.optimizers import (
     Larc,
@@ -18,6 +17,7 @@ from sslgraph.train.optimizers import (
     load_optimizer_state,
     optimizer_state,
 )
+from sslgraph.train_spec import Scale, TrainSpec
 
 Form = Literal["pre", "post"]
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from sslgraph.schedules import Schedule, Time
-from sslgraph.spec import LearningRate, TrainSpec
 from sslgraph.train.rates import Horizon, largest_batch, learning_rate, number_at
+from sslgraph.train_spec import LearningRate, TrainSpec
 
 RUN = Horizon(total_steps=110, steps_per_epoch=10)
 WARM = Time(10, "steps")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from sslgraph.spec import LearningRate
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.optimizers import build_optimizer
 from sslgraph.train.rates import Horizon
 from sslgraph.train.step import Buffers, Updater
+from sslgraph.train_spec import LearningRate
 from tests.toys import TWO_VIEWS, compiled, images
 
 
