@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sslgraph.checks import effects, references, settings, training, wires
+from sslgraph.checks import collapse, effects, references, settings, training, wires
 from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
@@ -152,6 +152,7 @@ def examine(graph: Graph) -> tuple[Wiring, list[Problem]]:
     wiring, wrong = wires.connect(graph, nodes)
     problems += [*wrong, *graph.problems, *training.review(wiring)]
     problems += effects.review(wiring, sound=not errors_of(problems))
+    problems += collapse.review(wiring, sound=not errors_of(problems))
     return wiring, in_file_order(problems)
 
 

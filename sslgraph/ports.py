@@ -243,8 +243,9 @@ class Declaration:
         derives: Whether its ports depend on its settings or members; `of_node` then gives them.
         repeats: Whether it repeats other nodes, which `of:` names.
         replaces: Whether it may replace settings of the nodes that it repeats.
+        learns: Whether it has weights of its own that can be trained.
         attracts: Two inputs that a loss draws together, or nothing.
-        prevents: What it does against collapse, such as ``negatives``; a word of `effects`.
+        prevents: What it does against collapse, such as ``negatives``; a word of `collapse`.
         members: The nodes that it repeats.
         aliases: Further names of its ports.
         ports: ``(config, members) -> ports of the node``.
@@ -271,6 +272,7 @@ class Declaration:
     derives: bool = False
     repeats: bool = False
     replaces: bool = False
+    learns: bool = False
     attracts: tuple[str, str] | tuple[()] = ()
     prevents: str = ""
     members: tuple[Member, ...] = ()

@@ -82,6 +82,7 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         derives=_derives(cls, base),
         repeats=cls.repeats,
         replaces=cls.replaces,
+        learns=_learns(cls, base),
         attracts=_attracts(cls, inputs),
         prevents=cls.prevents,
         ports=cls.ports,
@@ -102,6 +103,13 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
 def _derives(cls: type[Node], base: type[Node]) -> bool:
     """Whether a class makes its ports from settings or members."""
     return cls.ports.__func__ is not base.ports.__func__  # type: ignore[attr-defined]
+
+
+def _learns(cls: type[Node], base: type[Node]) -> bool:
+    """Whether it has weights: what it says, else whether it builds something that is no state."""
+    if cls.learns is not None:
+        return cls.learns
+    return cls.build is not base.build and not (cls.writes or cls.draws or cls.repeats)
 
 
 def _attracts(cls: type[Node], inputs: Mapping[str, In]) -> tuple[str, str] | tuple[()]:

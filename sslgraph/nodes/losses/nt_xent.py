@@ -29,6 +29,7 @@ class NtXent(Loss, use="nt_xent"):
 
     x = In("embedding", "V B D")
     gathers = {"x": "grad"}
+    prevents = "negatives"
     sample = {"temperature": 0.5}
 
     class Config(Node.Config):
