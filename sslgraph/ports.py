@@ -2,8 +2,9 @@
 
 A port is a kind (what the numbers mean) and named axes (how they are laid out). In an axis string
 an UPPER case name is free and bound by the wire, a lower case name is the value of a setting, a
-number is itself and ``...`` stands for any leading axes. Axis names are local to a node. This
-module imports no torch, so checks can read a declaration without it.
+number is itself and ``...`` stands for any axes, in front (``... D``) or behind the batch
+(``V B ... D``). Axis names are local to a node. This module imports no torch, so checks can read a
+declaration without it.
 """
 
 from __future__ import annotations
@@ -53,12 +54,18 @@ def parse_axes(text: str) -> tuple[str, ...]:
         ValueError: An axis is not a name, a number or a leading ``...``.
     """
     axes = tuple(text.split())
-    for place, axis in enumerate(axes):
-        if not _AXIS.fullmatch(axis) or (axis == "..." and place):
+    for axis in axes:
+        if not _AXIS.fullmatch(axis) or (axis == "..." and not _may_be_open(axes)):
             raise ValueError(
-                f"'{axis}' in '{text}' is no axis: use names, numbers or a leading ..."
+                f"'{axis}' in '{text}' is no axis: use names, numbers or a leading ..., or one "
+                "behind V B"
             )
     return axes
+
+
+def _may_be_open(axes: tuple[str, ...]) -> bool:
+    """Whether it is clear which axes `...` stands for, and which one is the view axis."""
+    return axes.count("...") == 1 and axes.index("...") in (0, 2) and axes[0] != "B"
 
 
 @dataclass(frozen=True)
@@ -252,8 +259,8 @@ class Declaration:
         identities: ``(name, config, identities of each input) -> identities of each output``.
         review: ``(config, identities of each input) -> text of what does not fit, or ''``.
         pairs: ``(config, identities of each input) -> the pairs of views that a loss compares``.
-        ragged: ``(config) -> outputs whose masks hide another number of places in each image``.
-        even: ``(config) -> inputs whose masks must hide as many places in every image``.
+        kept: ``(config, places) -> how many places each mask leaves visible``; see `Node.kept`.
+        even: ``(config) -> inputs whose masks must hide as many in every image``; see `Node.even`.
         largest_crop: ``(config) -> pixels of the largest view it makes, or None``.
     """
 
@@ -287,8 +294,8 @@ class Declaration:
     pairs: Callable[[Any, Mapping[str, Identities]], Pairs] = field(
         default=lambda config, inputs: ()
     )
-    ragged: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
-    even: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
+    kept: Callable[[Any, int], Mapping[str, int | str]] = field(default=lambda config, places: {})
+    even: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})
     largest_crop: Callable[[Any], int | None] = field(default=lambda config: None)
 
     def of_node(self, config: Any, members: tuple[Member, ...] = ()) -> Declaration:
@@ -355,11 +362,12 @@ def bind_axes(
         None where all fits, a `Mismatch` for a wrong size, a text for a wrong number of axes.
     """
     axes = port.on_the_wire()
-    if axes[:1] == ("...",):
-        axes = axes[1:]
+    if "..." in axes:
+        before = axes.index("...")
+        axes = axes[:before] + axes[before + 1 :]
         if len(shape) < len(axes):
             return f"at least {len(axes)} axes"
-        shape = shape[len(shape) - len(axes) :]
+        shape = shape[:before] + shape[len(shape) - len(axes) + before :]
     if len(shape) != len(axes):
         return f"{len(axes)} axes"
     for axis, size in zip(axes, shape, strict=True):

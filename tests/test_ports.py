@@ -10,9 +10,10 @@ from sslgraph.ports import In, Kind, Mismatch, Out, bind_axes, parse_axes
 def test_axes() -> None:
     assert parse_axes("V B C H W") == ("V", "B", "C", "H", "W")
     assert parse_axes("... out") == ("...", "out")
+    assert parse_axes("V B ... D") == ("V", "B", "...", "D")
     assert parse_axes("1 size D' K2") == ("1", "size", "D'", "K2")
     assert parse_axes("") == ()
-    for wrong in ("B-D", "B ...", "bB", "1a"):
+    for wrong in ("B-D", "B ...", "V B D ...", "... B ...", "bB", "1a"):
         with pytest.raises(ValueError, match="is no axis"):
             parse_axes(wrong)
 
@@ -74,3 +75,9 @@ def test_settings_numbers_and_open_axes() -> None:
     open_ = named(In("T", "... D"), "open")
     assert bind_axes(open_, (9, 8, 4, 2), bound, {}) is None
     assert bind_axes(open_, (), {}, {}) == "at least 1 axes"
+    behind, bound = named(In("T", "V B ... D"), "behind"), {}
+    assert bind_axes(behind, (3, 5, 7), bound, {}) is None
+    assert bind_axes(behind, (3, 5, 6, 6, 7), bound, {}) is None
+    assert {axis: size for axis, (size, _) in bound.items()} == {"V": 3, "B": 5, "D": 7}
+    assert bind_axes(behind, (3, 5, 6, 8), bound, {}) == Mismatch("D", 7, 8, "from behind")
+    assert bind_axes(behind, (3, 7), {}, {}) == "at least 3 axes"

@@ -155,6 +155,7 @@ class Subject:
         axes = port.on_the_wire()
         if axes[:1] == ("...",):
             axes = ("V", "B", *(axes[1:] or ("D",)))
+        axes = tuple("N" if axis == "..." else axis for axis in axes)
         sizes = {**self.axes, "V": views}
         return tuple(self._size(axis, sizes) for axis in axes)
 
