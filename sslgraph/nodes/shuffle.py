@@ -6,6 +6,14 @@ it; the node knows nothing of it. With ``ranks: shuffled`` the order is a permut
 of all processes, one per call and the same everywhere (shuffled batch norm: He et al., "Momentum
 Contrast for Unsupervised Visual Representation Learning", section 3.3); with ``ranks: own`` it
 puts the views of a group's samples beside each other.
+
+With `mix` and `text_key` of `sslgraph.hashing`, the permutation of a node's call number t, counted
+from 0, over the n rows of all processes is
+
+    key         = text_key(f"{seed}/{name}") & (2^63 - 1)
+    permutation = argsort over i < n of mix(text_key("shuffle"), key, t, i), as signed words
+
+and process r of those with m rows each computes the rows permutation[r m : (r + 1) m].
 """
 
 from __future__ import annotations
@@ -90,13 +98,9 @@ def call_in_order(
     ]
     result = call(node, *moved)
     single = len(node.declaration.outputs) == 1
-    parts = [
-        _taken(y, back[mine], across=across) if has_batch(port) else y
-        for y, port in zip(
-            (result,) if single else result, node.declaration.outputs.values(), strict=True
-        )
-    ]
-    return parts[0] if single else node.Outputs(*parts)
+    parts = (result,) if single else result
+    ordered = [_taken(y, back[mine], across=across) for y in parts]
+    return ordered[0] if single else node.Outputs(*ordered)
 
 
 def _order(
