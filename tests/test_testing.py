@@ -382,6 +382,31 @@ def test_copies_that_share() -> None:
     assert "a deep copy shares weight" in broken(Tied, "copies")
 
 
+def test_weights_that_are_not_declared() -> None:
+    class Secret(PerImage, use="secret_weights"):
+        learns = False
+
+        def build(self, D: int) -> None:
+            self.layer = nn.Linear(D, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y
+
+    assert "found:    weights (layer.weight, layer.bias)" in broken(Secret, "learning")
+
+
+def test_weights_that_are_not_there() -> None:
+    class Fixed(PerImage, use="fixed_filter"):
+        def build(self, D: int) -> None:
+            self.register_buffer("filter", torch.ones(D))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.get_buffer("filter")
+
+    assert broken(Fixed, "learning").endswith("expected: `learns = False` on the class")
+
+
 def test_sizes() -> None:
     class Misled(PerImage, use="misled"):
         def sizes(self, *shapes: Any) -> Any:

@@ -106,10 +106,11 @@ def _derives(cls: type[Node], base: type[Node]) -> bool:
 
 
 def _learns(cls: type[Node], base: type[Node]) -> bool:
-    """Whether it has weights: what it says, else whether it builds something that is no state."""
+    """Whether it has weights: what it says, else whether it builds what is likely to be some."""
     if cls.learns is not None:
         return cls.learns
-    return cls.build is not base.build and not (cls.writes or cls.draws or cls.repeats)
+    without = cls.writes or cls.draws or cls.repeats or cls.is_loss
+    return cls.build is not base.build and not without
 
 
 def _attracts(cls: type[Node], inputs: Mapping[str, In]) -> tuple[str, str] | tuple[()]:

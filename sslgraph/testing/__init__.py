@@ -15,7 +15,7 @@ from typing import Any
 from sslgraph.nodes.base import Node
 from sslgraph.testing.calls import kinds, lifting, pure, randomness, shapes, sizes
 from sslgraph.testing.numbers import autocast, compiled, gradients
-from sslgraph.testing.state import copies, evaluation, settings_kept, state_kept, writing
+from sslgraph.testing.state import copies, evaluation, learning, settings_kept, state_kept, writing
 from sslgraph.testing.subject import Subject
 
 HOLDS = "holds"
@@ -30,6 +30,7 @@ PROPERTIES: Mapping[str, Callable[[Subject], str]] = {
     "writing": writing,
     "gradients": gradients,
     "autocast": autocast,
+    "learning": learning,
     "settings": settings_kept,
     "state": state_kept,
     "copies": copies,

@@ -62,6 +62,18 @@ def writing(subject: Subject) -> str:
     return ""
 
 
+def learning(subject: Subject) -> str:
+    """A type says whether it has weights, since some checks ask before anything is built."""
+    if subject.declaration.repeats:
+        return "its weights are those of other nodes"
+    node = subject.node()
+    weights = [name for name, _ in node.named_parameters() if name not in node.limits]
+    if bool(weights) != subject.declaration.learns:
+        found = f"weights ({', '.join(weights[:4])})" if weights else "no weights"
+        subject.fail("learning", found, f"`learns = {bool(weights)}` on the class")
+    return ""
+
+
 def settings_kept(subject: Subject) -> str:
     """Settings written out and read again are equal; they have a JSON schema."""
     config = subject.config
