@@ -107,14 +107,12 @@ def diff(
 @contextmanager
 def _trouble() -> Iterator[None]:
     """Exit with 2 for what goes wrong in a known way: 1 says that the methods differ."""
-    from sslgraph.drawing.layout import DrawingError
-
     try:
         yield
     except GraphError as failure:
         print_problems(failure.problems, stderr=True)
         raise SystemExit(TROUBLE) from None
-    except (NodeFileError, WriteError, DrawingError) as failure:
+    except (NodeFileError, WriteError) as failure:
         fail(str(failure), TROUBLE)
 
 
@@ -146,11 +144,14 @@ def _called(source: str, preset: str | None, settings: Sequence[str]) -> str:
 
 
 def _draw(found: Difference, graphs: tuple[Graph, Graph], path: Path) -> None:
-    from sslgraph.drawing import format_of, render
+    from sslgraph.drawing import DrawingError, format_of, render
     from sslgraph.drawn import picture_of_difference
 
-    form = format_of(path)
-    write_bytes(path, render(picture_of_difference(found, *graphs), form))
+    try:
+        form = format_of(path)
+        write_bytes(path, render(picture_of_difference(found, *graphs), form))
+    except DrawingError as failure:
+        fail(str(failure), TROUBLE)
     click.echo(f"wrote   {path}", err=True)
 
 
@@ -160,8 +161,7 @@ def _print(found: Difference) -> None:
     from sslgraph.comparing.text import summary
 
     if found.literal:
-        note = "note: one of them has errors (see sslgraph check), so both are compared as written"
-        click.echo(note, err=True)
+        click.echo("note: compared as written, since one has errors: see sslgraph check", err=True)
     out = console()
     for line in summary(found):
         text = Text(printable(str(line)))

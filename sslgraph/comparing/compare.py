@@ -15,7 +15,6 @@ from sslgraph.comparing.difference import (
 from sslgraph.comparing.parts import Form, Part, Source, as_it_is_meant, as_it_is_written
 from sslgraph.comparing.renames import pairs
 from sslgraph.comparing.values import ABSENT, Side, as_written, changes
-from sslgraph.errors import errors_of
 from sslgraph.plan import examine
 from sslgraph.source import Path
 from sslgraph.spec import Graph
@@ -30,8 +29,8 @@ def diff(graph_a: Graph, graph_b: Graph, *, names: tuple[str, str] | None = None
     itself (`name`, `title`, `paper`, `family`, `summary`) is not compared, nor are `vars` and
     `presets`, whose effects are.
 
-    Where one of the graphs has errors, both are compared as they are written: defaults are not
-    known then, and `in: y` differs from `in: {x: y}`.
+    Where types, settings or references of one of the graphs are wrong, both are compared as they
+    are written: defaults are not known then, and `in: y` differs from `in: {x: y}`.
 
     Args:
         graph_a: The first graph.
@@ -42,10 +41,10 @@ def diff(graph_a: Graph, graph_b: Graph, *, names: tuple[str, str] | None = None
     found = _difference(as_it_is_written(graph_a), as_it_is_written(graph_b), called)
     if found.equal:
         return found  # and no node type had to be imported
-    (wiring_a, wrong_a), (wiring_b, wrong_b) = examine(graph_a), examine(graph_b)
-    if errors_of([*wrong_a, *wrong_b]):
+    a, b = (as_it_is_meant(examine(graph)[0]) for graph in (graph_a, graph_b))
+    if a is None or b is None:
         return replace(found, literal=True)
-    return _difference(as_it_is_meant(wiring_a), as_it_is_meant(wiring_b), called)
+    return _difference(a, b, called)
 
 
 def _difference(a: Form, b: Form, called: tuple[str, str]) -> Difference:

@@ -108,7 +108,8 @@ class Difference:
         wires: Inputs of nodes in both graphs that are fed by something else.
         settings: Other values of nodes in both graphs.
         run: Values of `data`, `minimize`, `outputs` and `train`.
-        literal: Whether both were compared as they are written, since one of them has errors.
+        literal: Whether both were compared as they are written, since types, settings or
+            references of one of them are wrong.
     """
 
     a: str

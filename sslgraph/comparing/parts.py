@@ -1,8 +1,8 @@
 """Graphs in the form in which they are compared.
 
 As it is meant, a wire is the port that it comes from and a setting what the node type makes of it,
-so two ways of writing one thing are equal. That takes a graph without errors; any graph can be
-taken as it is written.
+so two ways of writing one thing are equal. That takes known types, sound settings and sound
+references; any graph can be taken as it is written.
 """
 
 from __future__ import annotations
@@ -122,18 +122,25 @@ def as_it_is_written(graph: Graph) -> Form:
     return _form(graph, nodes, outputs)
 
 
-def as_it_is_meant(wiring: Wiring) -> Form:
-    """The form of a graph without errors.
+def as_it_is_meant(wiring: Wiring) -> Form | None:
+    """The form of a graph, None where types, settings or references are wrong.
 
     Args:
         wiring: What the checks made of it.
     """
     graph, nodes = wiring.graph, {}
+    if len(wiring.outputs) < len(graph.outputs):
+        return None
     for name, spec in graph.nodes.items():
-        bound = wiring.nodes[name]
+        bound = wiring.nodes.get(name)
+        if bound is None or bound.config is None:
+            return None
         inputs = {port: tuple(map(_resolved, ws)) for port, ws in wiring.inputs[name].items()}
-        given = {bound.declaration.port(port) for port in spec.inputs}
         declared = bound.declaration.inputs
+        bare = (bound.declaration.required or [""])[0]
+        given = {bound.declaration.port(port or bare) for port in spec.inputs}
+        if not given <= inputs.keys():
+            return None
         left = frozenset(p for p in inputs if declared[p].default and p not in given)
         nodes[name] = _part(graph, spec, inputs, left, bound.config)
     return _form(graph, nodes, {name: _resolved(wire) for name, wire in wiring.outputs.items()})

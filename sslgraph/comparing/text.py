@@ -83,10 +83,10 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'} {rest}".rstrip()
 
 
-def changed(change: SettingChange | WireChange) -> str:
-    """Before and after on one line: `0.1 -> 0.2`, or the one there is."""
+def sides(change: SettingChange | WireChange) -> tuple[str, str]:
+    """Before and after in words, empty where there is nothing."""
     entry = _wire(change) if isinstance(change, WireChange) else _setting(change)
-    return " -> ".join(part for part in (entry.before, entry.after) if part)
+    return entry.before, entry.after
 
 
 def mark_of(change: SettingChange | WireChange) -> Mark:

@@ -18,6 +18,8 @@ from sslgraph.drawing.words import amount, details, number, short
 from sslgraph.plan import Plan, Step
 from sslgraph.ports import BATCH, Declaration
 
+_LONGEST_CHAIN = 60
+
 Role = Literal["data", "random", "network", "plain", "copy", "memory", "loss", "output"]
 Line = Literal["data", "gradient", "stopped", "write", "weights", "output"]
 Mark = Literal["added", "removed", "changed", "same"]
@@ -285,7 +287,7 @@ def _repeated(step: Step) -> Iterator[str]:
     """What a node repeats: it has a state of its own, or the very weights."""
     if step.spec.of:
         what = "copy" if step.declaration.writes else "weights"
-        yield short(f"{what} of {', '.join(step.spec.of)}")
+        yield short(f"{what} of {', '.join(step.spec.of)}", _LONGEST_CHAIN)
 
 
 def _role(declaration: Declaration, may_learn: bool) -> Role:

@@ -93,11 +93,10 @@ def stroke(arrow: Arrow) -> Stroke:
     plain = STROKES[arrow.line]
     if arrow.mark is None:
         return plain
-    changed = CHANGED[arrow.mark]
-    weights = arrow.line == "weights" and changed.style == "solid"
-    return Stroke(
-        changed.border, plain.style if weights else changed.style, changed.width, changed.says
-    )
+    drawn = CHANGED[arrow.mark]
+    if arrow.line == "weights" and drawn.style == "solid":
+        return Stroke(drawn.border, plain.style, max(plain.width, drawn.width - 0.8), drawn.says)
+    return Stroke(drawn.border, drawn.style, drawn.width, drawn.says)
 
 
 def sign(arrow: Arrow) -> str:

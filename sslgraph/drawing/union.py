@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from sslgraph.comparing import Difference, SettingChange
-from sslgraph.comparing.text import changed as in_words
-from sslgraph.comparing.text import counted, mark_of
+from sslgraph.comparing.text import counted, mark_of, sides
 from sslgraph.drawing.picture import Arrow, Box, Mark, Picture, picture
 from sslgraph.drawing.style import SIGNS
 from sslgraph.drawing.words import short
 from sslgraph.plan import Plan
 
-_LONGEST = 52
+_LONGEST = 56
 _MOST_CHANGES = 8
 _RUN = "run.values"  # no node and no output is called so
 
@@ -143,12 +142,15 @@ def _marked(box: Box, mark: Mark) -> Box:
 def _lines(changes: list[SettingChange]) -> Iterator[str]:
     """What changed, a line each; the path without the name of the box."""
     for change in changes[:_MOST_CHANGES]:
-        inside = change.path[2:] if change.path[0] == "nodes" else change.path[:]
+        inside = change.path[2:] if change.path[0] == "nodes" else change.path
         if change.path[0] == "minimize":
             inside = ("minimize",)
         mark = mark_of(change)
         sign = "" if mark == "~" else f"{mark} "
-        yield short(f"{sign}{'.'.join(map(str, inside))}: {in_words(change)}", _LONGEST)
+        there = [part for part in sides(change) if part]
+        most = _LONGEST // len(there)
+        text = " -> ".join(short(part, most) for part in there)
+        yield f"{sign}{short('.'.join(map(str, inside)))}: {text}"
     if len(changes) > _MOST_CHANGES:
         yield f"and {len(changes) - _MOST_CHANGES} more"
 
