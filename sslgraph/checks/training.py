@@ -1,13 +1,14 @@
 """Training settings that name nodes, or that a node's type can't have.
 
 Codes: E330 clipping of an unknown node - E331 a node clipped twice - W332 clipping of a node that
-has no gradients - E333 recomputing a node that writes or that no gradient passes
+has no gradients - E333 recomputing a node for which it makes no sense
 """
 
 from __future__ import annotations
 
 from sslgraph.checks.references import Wiring
 from sslgraph.errors import Problem, did_you_mean
+from sslgraph.ports import Declaration
 from sslgraph.source import Path
 
 
@@ -64,15 +65,21 @@ def _recomputing(wiring: Wiring) -> list[Problem]:
         bound = wiring.nodes.get(name)
         if bound is None or spec.train is None or not spec.train.recompute:
             continue
-        declared = bound.declaration
-        if declared.writes:
-            reason = f"{declared.use} writes state, and a second run of it would read other values"
-        elif declared.stops_gradient:
-            reason = f"no gradient passes {declared.use}, so it keeps no activations for one"
-        else:
-            continue
-        span = wiring.graph.document.span("nodes", name, "train", "recompute", key=True)
-        title = f"{name} can't be computed again in the backward pass"
-        help = "remove 'recompute'; it is for nodes such as encoders, which keep much memory"
-        problems.append(Problem("E333", title, span, notes=(reason,), help=help))
+        reason = _against_recomputing(bound.declaration)
+        if reason:
+            span = wiring.graph.document.span("nodes", name, "train", "recompute", key=True)
+            title = f"{name} can't be computed again in the backward pass"
+            help = "remove 'recompute'; it is for nodes such as encoders, which keep much memory"
+            problems.append(Problem("E333", title, span, notes=(reason,), help=help))
     return problems
+
+
+def _against_recomputing(declared: Declaration) -> str:
+    """Why a type of node runs once only; nothing where it may run twice."""
+    reasons = {
+        "writes state, and a second run of it would read other values": bool(declared.writes),
+        "draws at random, and draws are made once a step": declared.draws,
+        "lets no gradient pass, so it keeps no activations for one": declared.stops_gradient,
+        "is a loss: what it keeps is small": declared.is_loss,
+    }
+    return next((f"{declared.use} {reason}" for reason, holds in reasons.items() if holds), "")

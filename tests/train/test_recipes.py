@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+import sslgraph
 from sslgraph.schedules import Schedule, Time
 from sslgraph.train.groups import ParameterGroup, drop_frozen, parameter_groups, set_rates
 from sslgraph.train.optimizers import build_optimizer
@@ -124,6 +125,15 @@ def test_dino_decays_tokens_and_positions_and_no_bias_ever() -> None:
             for name in (full.removeprefix("net.") for full in known.names):
                 bare = name.endswith(".bias") or named[name].ndim == 1
                 assert group["weight_decay"] == (0.0 if bare else pytest.approx(decay, abs=1e-7))
+
+
+def test_the_lengths_of_prototypes_decay_where_they_train() -> None:
+    # DINO without norm_last_layer: g has two axes (K x 1), so it decays like the directions.
+    spec = TrainSpec(weight_decay=0.04, no_decay=["bias", "1d"])
+    learned = groups_of(sslgraph.node("prototypes", axes={"D": 4}, count=3, scale="learned"), spec)
+    assert [(group.names, group.rule.weight_decay) for group in learned] == [
+        (["net.v", "net.g"], 0.04)
+    ]
 
 
 def test_dino_steps_are_those_of_torch() -> None:
