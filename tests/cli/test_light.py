@@ -33,6 +33,7 @@ main(prog_name="sslgraph")
         (["check", "missing.yaml"], 1),
         (["run", "broken.yaml"], 1),
         (["draw", "broken.yaml"], 1),
+        (["diff", "simclr", "broken.yaml"], 2),
         (["run", "simclr", "--preset", "no"], 1),
         (["chek"], 2),
     ],

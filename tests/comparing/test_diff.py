@@ -146,6 +146,17 @@ def test_a_wire_from_another_port_or_other_views_is_found(
     assert not any((found.added, found.settings, found.run))
 
 
+def test_an_input_that_is_plugged_or_unplugged_is_found(base: sslgraph.Graph) -> None:
+    pair: Data = {"query": "projector.0", "positive": "projector.1"}
+    loss = {"use": "info_nce", "in": pair, "temperature": 0.2}
+    old, new = nodes(loss=loss), nodes(loss={**loss, "in": {**pair, "negatives": "projector"}})
+    there, back = sslgraph.diff(old, new), sslgraph.diff(new, old)
+    assert there.wires == (WireChange("loss", "negatives", (), ("projector",)),)
+    assert back.wires == (WireChange("loss", "negatives", ("projector",), ()),)
+    assert "\n  + loss.negatives: projector" in str(there)
+    assert "\n  - loss.negatives: projector" in str(back)
+
+
 def test_an_input_that_is_given_its_default_is_no_difference(base: sslgraph.Graph) -> None:
     given = nodes(views={"in": {"image": "batch.image", "position": "batch.index"}})
     assert sslgraph.diff(base, given).equal
