@@ -28,7 +28,7 @@ LAYERS = (
     ("comparing",),
     ("drawing",),
     ("nodes",),
-    ("walk", "weights", "make", "check_sizes"),
+    ("walk", "saved", "weights", "make", "check_gradients", "check_sizes"),
     ("checking", "drawn"),
     ("emit", "clock"),
     ("notes",),

@@ -1,13 +1,7 @@
 """Checkpoints that a crash, a full disk or a flipped bit can't turn into a wrong run.
 
-A checkpoint is a folder named by its step::
-
-    checkpoints/00000500/state.pt        tensors, read back with `weights_only=True`
-    checkpoints/00000500/manifest.json   facts of the run, size and CRC32 of each file
-
-It is written under a temporary name in the same folder, flushed file by file and renamed, so a name
-without `.tmp` is complete. CRC32 finds what happens to the bytes afterwards: torch and safetensors
-read a file with a flipped bit without complaint.
+`sslgraph.saved` says what a checkpoint is and reads it. It is written under a temporary name in the
+same folder, flushed file by file and renamed, so a name without `.tmp` is complete.
 """
 
 from __future__ import annotations
@@ -16,10 +10,8 @@ import json
 import os
 import secrets
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +19,22 @@ import torch
 from torch import Tensor
 
 from sslgraph.files import WriteError, replacing, write_text
+from sslgraph.saved import (
+    FORMAT,
+    MANIFEST,
+    STATE,
+    Checkpoint,
+    DamagedError,
+    checkpoints,
+    checksum,
+    fingerprint,
+    read,
+    verified,
+)
 
-FORMAT = 1
+__all__ = ["Checkpoint", "DamagedError", "latest", "read", "save"]
 
-_STATE, _MANIFEST = "state.pt", "manifest.json"
-_CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that was read and found whole.
-
-    Args:
-        path: Its folder.
-        step: Optimizer steps done.
-        state: What was saved; tensors are on the CPU.
-        facts: What was noted about the run.
-    """
-
-    path: Path
-    step: int
-    state: dict[str, Any]
-    facts: dict[str, Any]
-
-
-class DamagedError(ValueError):
-    """A checkpoint that is not what was written."""
+_SPARE = 1 << 20  # bytes for what stands beside the tensors
 
 
 def save(
@@ -102,7 +84,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         folder: Where the run's checkpoints are.
         warn: Gets one line for each damaged checkpoint.
     """
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(checkpoints(folder)):
         try:
             return read(path)
         except DamagedError as damage:
@@ -111,28 +93,14 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def read(path: Path) -> Checkpoint:
-    """Read one checkpoint.
-
-    Raises:
-        DamagedError: A file is missing, cut, changed or not ours.
-    """
-    manifest = _verified(path)
-    try:
-        state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DamagedError(f"{_STATE} can't be read: {str(error).splitlines()[0]}") from error
-    return Checkpoint(path, manifest["step"], state, manifest["facts"])
-
-
 def _write(folder: Path, step: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True)
-    with replacing(folder / _STATE) as path:
+    with replacing(folder / STATE) as path:
         torch.save(dict(state), path)
     manifest = {"format": FORMAT, "step": step, "facts": dict(facts), "files": {}}
-    manifest["files"] = {_STATE: _fingerprint(folder / _STATE)}
-    manifest["crc32"] = _checksum(manifest)
-    write_text(folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    manifest["files"] = {STATE: fingerprint(folder / STATE)}
+    manifest["crc32"] = checksum(manifest)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _publish(temporary: Path, final: Path) -> None:
@@ -155,7 +123,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     """Remove old checkpoints, and what earlier processes left half written."""
-    names = _checkpoints(folder)
+    names = checkpoints(folder)
     left = [path for path in folder.glob(".tmp-*") if path.is_dir()]
     for path in [*names[: max(0, len(names) - keep)], *left]:
         # First out of the namespace: a folder that is half removed must not look like a checkpoint.
@@ -165,66 +133,12 @@ def _prune(folder: Path, keep: int) -> None:
             shutil.rmtree(gone)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Folders named by a step, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
-    return sorted(found, key=lambda path: int(path.name))
-
-
 def _sound(path: Path) -> bool:
     try:
-        _verified(path)
+        verified(path)
     except DamagedError:
         return False
     return True
-
-
-def _verified(path: Path) -> dict[str, Any]:
-    """The manifest, after its own checksum and those of all files held."""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        written = manifest.pop("crc32")
-        files = manifest["files"].items()
-        if written != _checksum(manifest) or manifest["step"] != int(path.name):
-            raise DamagedError(f"{_MANIFEST} was changed")
-    except FileNotFoundError as error:
-        raise DamagedError(f"{_MANIFEST} is missing") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, DamagedError):
-            raise
-        raise DamagedError(f"{_MANIFEST} can't be read") from error
-    if manifest["format"] != FORMAT:
-        raise DamagedError(f"format {manifest['format']}, this version reads {FORMAT}")
-    for name, expected in files:
-        _require_equal(path / name, expected)
-    assert isinstance(manifest, dict)
-    return manifest
-
-
-def _require_equal(path: Path, expected: Mapping[str, int]) -> None:
-    try:
-        found = _fingerprint(path)
-    except OSError as error:
-        raise DamagedError(f"{path.name} can't be read: {error.strerror}") from error
-    if found["bytes"] != expected["bytes"]:
-        raise DamagedError(f"{path.name} has {found['bytes']} of {expected['bytes']} bytes")
-    if found != expected:
-        raise DamagedError(f"{path.name} has other content than was written")
-
-
-def _fingerprint(path: Path) -> dict[str, int]:
-    total = crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            total += len(chunk)
-            crc = zlib.crc32(chunk, crc)
-    return {"bytes": total, "crc32": crc}
-
-
-def _checksum(manifest: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _quarantine(path: Path) -> Path:
@@ -254,7 +168,7 @@ def _require_space(folder: Path, size: int, final: Path) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise WriteError(f"can't write {final}: {error.strerror}") from error
-    if free < size + _CHUNK:
+    if free < size + _SPARE:
         raise WriteError(
             f"can't write {final}: it takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslgraph.data.loader import Loader
 from sslgraph.files import WriteError
+from sslgraph.saved import METHOD
 from sslgraph.train import checkpoint
 from sslgraph.train.chance import ChanceWatch
 from sslgraph.train.failures import NonFiniteError, RunError
@@ -100,7 +101,7 @@ class Loop:
         return {
             "step": self.step,
             "position": self.position,
-            "method": updater.method.state_dict(),
+            METHOD: updater.method.state_dict(),
             "optimizer": optimizer_state(updater.optimizer, updater.groups),
         }
 

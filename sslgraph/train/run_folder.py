@@ -31,6 +31,7 @@ import torch
 
 from sslgraph.command import command
 from sslgraph.files import write_text
+from sslgraph.saved import CHECKPOINTS, GRAPH
 from sslgraph.train.failures import RunError
 
 _PACKAGES = ("sslgraph", "torch", "torchvision", "timm", "kornia", "numpy", "safetensors")
@@ -46,14 +47,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.graph = path / "graph.yaml"
+        self.graph = path / GRAPH
         self.settings = path / "run.json"
         self.environment = path / "env.json"
         self.picture = path / "graph.svg"
         self.views = path / "views"
         self.metrics = path / "metrics.jsonl"
         self.status = path / "status.json"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINTS
         self.export = path / "export"
 
     def __str__(self) -> str:
@@ -89,7 +90,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 remedy = "give --out a new folder"
-                if (path / "graph.yaml").exists():
+                if (path / GRAPH).exists():
                     remedy += f", or go on with it: {command()} run --resume {path}"
                 raise RunError(f"{path} is not empty: {remedy}")
             write_text(path / "status.json", "{}\n")

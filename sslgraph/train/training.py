@@ -13,6 +13,7 @@ from sslgraph.data.loader import Loader, in_order
 from sslgraph.data.source import Source
 from sslgraph.files import WriteError
 from sslgraph.method import Method
+from sslgraph.saved import METHOD
 from sslgraph.spec import Graph
 from sslgraph.train import checkpoint
 from sslgraph.train.export import ExportError, export_backbone
@@ -139,7 +140,7 @@ class Training:
         optimizer = build_optimizer(spec, groups)
         if found is not None:
             try:
-                self.method.load_state_dict(found.state["method"])
+                self.method.load_state_dict(found.state[METHOD])
                 load_optimizer_state(optimizer, groups, found.state["optimizer"])
             except (RuntimeError, KeyError, ValueError) as error:
                 reason = str(error).split("\n")[0]

@@ -66,7 +66,7 @@ POINTS: list[Point] = [
     (Path, "mkdir", 2),
     (torch, "save", 1),
     (files, "_flush", 1),
-    (checkpoint, "_fingerprint", 1),
+    (checkpoint, "fingerprint", 1),
     (checkpoint, "write_text", 1),
     (Path, "rename", 1),
     (checkpoint, "_flush_folder", 1),
