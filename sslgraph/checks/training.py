@@ -6,9 +6,11 @@ has no gradients - E333 recomputing a node for which it makes no sense
 
 from __future__ import annotations
 
+from sslgraph.checks.members import Bound
 from sslgraph.checks.references import Wiring
 from sslgraph.errors import Problem, did_you_mean
 from sslgraph.ports import Declaration
+from sslgraph.schedules import Learned
 from sslgraph.source import Path
 
 
@@ -48,7 +50,7 @@ def _clipped(wiring: Wiring, name: str, path: Path, before: Path | None) -> Prob
             help="name it in one list: each gradient belongs to one norm",
         )
     bound, train = wiring.nodes.get(name), nodes[name].train
-    if (train and not train.enabled) or (bound and bound.declaration.repeats):
+    if (train and not train.enabled) or (bound and not _learns(bound)):
         return Problem(
             "W332",
             f"{name} has no gradients of its own to clip",
@@ -57,6 +59,13 @@ def _clipped(wiring: Wiring, name: str, path: Path, before: Path | None) -> Prob
             severity="warning",
         )
     return None
+
+
+def _learns(bound: Bound) -> bool:
+    """Whether a node has something to train, weights or a learned number, as far as is known."""
+    if bound.declaration.learns or bound.config is None:
+        return True
+    return any(isinstance(value, Learned) for value in vars(bound.config).values())
 
 
 def _recomputing(wiring: Wiring) -> list[Problem]:
