@@ -66,6 +66,24 @@ def test_the_report_is_the_one_of_the_check(
     assert result.stderr + result.stdout == shown
 
 
+def test_the_difference_is_the_one_of_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    assert run(main, ["new", "mine", "--from", "simclr"]).exit_code == 0
+    text = Path("mine.yaml").read_text(encoding="utf-8")
+    added = "  predictor: {use: predictor, in: projector, hidden: [512], out: $dim}\n"
+    text = text.replace("  loss:\n", added + "  loss:\n").replace(
+        "in: projector\n", "in: predictor\n"
+    )
+    Path("mine.yaml").write_text(
+        text.replace("temperature: 0.1}", "temperature: 0.2}"), encoding="utf-8"
+    )
+    result = run(main, ["diff", "simclr", "mine.yaml", "-o", "diff.svg"])
+    (shown,) = [text for _, text in BLOCKS if text.startswith("simclr -> mine.yaml")]
+    assert (result.exit_code, result.stdout) == (1, shown)
+    assert Path("diff.svg").exists()
+
+
 def test_the_lines_of_the_method_are_those_of_the_file() -> None:
     (shown,) = [text for language, text in BLOCKS if language == "yaml"]
     method = (ROOT / "methods" / "simclr.yaml").read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """What the command says when it can't do what it was asked, and what it exits with.
 
 0 done - 1 a problem in what was given - 2 wrong usage - 3 training stopped by numbers that are not
-finite - 75 stopped on request and saved - 130 interrupted. What nobody foresaw stays a traceback.
+finite - 75 stopped on request and saved - 130 interrupted. `diff` exits as the program of that name
+does: 0 equal - 1 different - 2 can't compare. What nobody foresaw stays a traceback.
 """
 
 from __future__ import annotations
