@@ -28,7 +28,7 @@ def _alternatives(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> 
     elif "anyOf" in schema or "oneOf" in schema:
         forms = schema.get("anyOf") or schema["oneOf"]
         if any(_is_each(form) for form in forms):
-            forms = [form for form in forms if not _is_each(form)]
+            forms = [form for form in forms if not _is_each(form) and not _is_by_group(form)]
         if len(forms) > 1 and all(form.get("type") == "object" for form in forms):
             yield "mapping"
             return
@@ -45,6 +45,12 @@ def _alternatives(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> 
 def _is_each(schema: Mapping[str, Any]) -> bool:
     """Whether this is the form `{each: [...]}`, which every value of an operation may have."""
     return list(schema.get("properties", ())) == ["each"]
+
+
+def _is_by_group(schema: Mapping[str, Any]) -> bool:
+    """Whether this is the form `{global: ..., local: ...}` of operations that groups share."""
+    values = schema.get("additionalProperties")
+    return isinstance(values, Mapping) and any(_is_each(f) for f in values.get("anyOf", ()))
 
 
 def _referred(target: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:

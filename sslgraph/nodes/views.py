@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from sslgraph.nodes.ops import (
     wrong_order,
     wrong_views,
 )
+from sslgraph.nodes.ops.groups import GroupedOp
 from sslgraph.ports import In, Out
 from sslgraph.schedules import fault
 
@@ -57,45 +59,21 @@ class Augment(Node, use="augment"):
         @field_validator("ops")
         @classmethod
         def _sound(cls, ops: list[OpSetting], info: ValidationInfo) -> list[OpSetting]:
-            views = info.data.get("views")
-            for place, name in wrong_order(ops):
-                raise fault(
-                    f"operation {place} ({name}) stands after normalize",
-                    expected="pixels between 0 and 1",
-                    help="put normalize last",
-                )
-            for place, name, given in wrong_views(ops, views) if views else ():
-                raise fault(
-                    f"'each' of operation {place} ({name}) has {given} values",
-                    expected=f"{views} values, one a view",
-                )
+            refuse_order(ops)
+            refuse_views(ops, info.data.get("views"))
             return ops
 
     def build(self, C: int, H: int, W: int) -> None:
         """See that the operations suit images of C channels."""
         self.salt = text_key(self.context.name)
-        faults: tuple[SettingError, ...] = ()
-        for place, name, needed in reversed(list(wrong_channels(self.config.ops, C))):
-            fault = SettingError(
-                f"operation '{name}' is not for images of {C} channels",
-                path=("ops", place),
-                expected=f"images of {needed} channels",
-                got=f"{C} channels",
-                help="drop it, or let the data give such images (data.batch.channels)",
-                more=faults,
-            )
-            faults = (fault, *faults)
-        if faults:
-            raise faults[0]
+        see_channels([(("ops",), self.config.ops)], C)
 
     def forward(self, image: Tensor, position: Tensor) -> Tensor:
         """Views of a batch of images."""
-        config = self.config
-        made = []
-        for view in range(config.views):
-            draws = Draws(self.context.seed, view, position[0], self.salt)
-            made.append(apply_ops(config.ops, image[0], config.size, draws, view))
-        return torch.stack(made)
+        config, seed = self.config, self.context.seed
+        return random_views(
+            config.ops, image[0], position[0], config.size, config.views, seed, self.salt
+        )
 
     def evaluate(self, image: Tensor, position: Tensor) -> Tensor:
         """The one deterministic view."""
@@ -113,3 +91,84 @@ class Augment(Node, use="augment"):
         """The side of a view."""
         size: int = config.size
         return size
+
+
+def random_views(
+    ops: Sequence[OpSetting],
+    image: Tensor,
+    position: Tensor,
+    size: int,
+    views: int,
+    seed: int,
+    salt: int,
+) -> Tensor:
+    """Random views of a batch.
+
+    Args:
+        ops: Operations in order.
+        image: B C H W, uint8 or float in [0, 1].
+        position: B positions of the samples.
+        size: Side of a view in pixels.
+        views: How many.
+        seed: The run's seed.
+        salt: Key of the node or group that makes them.
+
+    Returns:
+        views B C size size, float32.
+    """
+    made = [
+        apply_ops(ops, image, size, Draws(seed, view, position, salt), view)
+        for view in range(views)
+    ]
+    return torch.stack(made)
+
+
+def refuse_order(ops: Sequence[OpSetting | GroupedOp]) -> None:
+    """Refuse operations on pixels in [0, 1] that stand after `normalize`."""
+    for place, name in wrong_order(ops):
+        raise fault(
+            f"operation {place} ({name}) stands after normalize",
+            expected="pixels between 0 and 1",
+            help="put normalize last",
+        )
+
+
+def refuse_views(ops: Sequence[OpSetting], views: int | None) -> None:
+    """Refuse operations whose `each` does not give one value a view; None: not known how many."""
+    for place, name, given in wrong_views(ops, views) if views else ():
+        raise fault(
+            f"'each' of operation {place} ({name}) has {given} values",
+            expected=f"{views} values, one a view",
+        )
+
+
+def see_channels(
+    lists: Sequence[tuple[tuple[str | int, ...], Sequence[OpSetting]]], channels: int
+) -> None:
+    """See that operations suit images of so many channels.
+
+    Args:
+        lists: Lists of operations with their places in the node's settings.
+        channels: The number of channels.
+
+    Raises:
+        SettingError: Some don't; all of them are in it.
+    """
+    faults: tuple[SettingError, ...] = ()
+    wrong = [
+        (*where, at, name, needed)
+        for where, ops in lists
+        for at, name, needed in wrong_channels(ops, channels)
+    ]
+    for *place, name, needed in reversed(wrong):
+        fault = SettingError(
+            f"operation '{name}' is not for images of {channels} channels",
+            path=tuple(place),
+            expected=f"images of {needed} channels",
+            got=f"{channels} channels",
+            help="drop it, or let the data give such images (data.batch.channels)",
+            more=faults,
+        )
+        faults = (fault, *faults)
+    if faults:
+        raise faults[0]

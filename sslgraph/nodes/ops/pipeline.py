@@ -12,6 +12,7 @@ from torch import Tensor
 from sslgraph.nodes.keyed import Draws
 from sslgraph.nodes.ops.base import TABLE, Op, Params, on_rows
 from sslgraph.nodes.ops.geometry import fit
+from sslgraph.nodes.ops.groups import GroupedOp
 from sslgraph.nodes.ops.setting import OpSetting
 
 # Share of the shorter side in an evaluation view: the 224 of 256 pixels usual on ImageNet.
@@ -199,7 +200,7 @@ def wrong_channels(ops: Sequence[OpSetting], channels: int) -> list[tuple[int, s
     ]
 
 
-def wrong_order(ops: Sequence[OpSetting]) -> list[tuple[int, str]]:
+def wrong_order(ops: Sequence[OpSetting | GroupedOp]) -> list[tuple[int, str]]:
     """The operations on pixels in [0, 1] that stand after `normalize`: place and name."""
     names = [setting.name for setting in ops]
     first = names.index("normalize") if "normalize" in names else len(names)

@@ -7,7 +7,7 @@ always one value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class OpSetting:
         """
         if isinstance(value, OpSetting):
             return value
-        name = _name(value)
+        name = op_name(value)
         assert isinstance(value, Mapping)
         variants = tuple(_operation(name, value, view) for view in range(_views(value)))
         return cls(variants, dict(value))
@@ -77,7 +77,7 @@ class OpSetting:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "object", "anyOf": [_json_schema(op) for op in TABLE.values()]}
+        return schema_of_ops(lambda item: [item, each_of(item)])
 
 
 def parse_ops(value: object) -> list[OpSetting]:
@@ -89,8 +89,12 @@ def parse_ops(value: object) -> list[OpSetting]:
     return TypeAdapter(list[OpSetting]).validate_python(value)
 
 
-def _name(value: object) -> str:
-    """The one key that names an operation."""
+def op_name(value: object) -> str:
+    """The one key that names an operation.
+
+    Raises:
+        PydanticCustomError: There is none, or there are several.
+    """
     if isinstance(value, str) and value in TABLE:
         raise fault(f"'{value}' has no value", expected=_SHAPE, help=f"write {{{value}: ...}}")
     if not isinstance(value, Mapping) or not value:
@@ -115,14 +119,15 @@ def _name(value: object) -> str:
 
 def _views(value: Mapping[str, object]) -> int:
     """How many sets of values an entry holds."""
-    counts = {key: _count(key, item) for key, item in value.items() if _is_each(item)}
+    counts = {key: _count(key, item) for key, item in value.items() if is_each(item)}
     if len(set(counts.values())) > 1:
         words = ", ".join(f"{n} for '{key}'" for key, n in counts.items())
         raise fault(f"'each' gives {words}", expected="as many values as the node has views")
     return next(iter(counts.values()), 1)
 
 
-def _is_each(value: object) -> bool:
+def is_each(value: object) -> bool:
+    """Whether a value is meant to be one a view."""
     return isinstance(value, Mapping) and "each" in value
 
 
@@ -138,7 +143,7 @@ def _count(key: str, value: object) -> int:
 
 
 def _one(value: object, view: int) -> object:
-    if not _is_each(value):
+    if not is_each(value):
         return value
     assert isinstance(value, Mapping)
     return value["each"][view]
@@ -160,13 +165,10 @@ def _line(
 ) -> InitErrorDetails:
     """The same mistake at its place as written, an unknown key in words that name the operation."""
     loc, found = details["loc"], details["input"]
-    if _is_each(written.get(loc[0])):
+    if is_each(written.get(loc[0])):
         loc = (loc[0], "each", view, *loc[1:])
     if details["type"] != "extra_forbidden" or len(loc) > 1:
-        context = details.get("ctx", {})
-        if details["type"] == "sslgraph":
-            return InitErrorDetails(type=fault(**context), loc=loc, input=found)
-        return InitErrorDetails(type=details["type"], loc=loc, input=found, ctx=context)
+        return moved(details, loc)
     keys = [field.alias or key for key, field in operation.model_fields.items()]
     unknown = fault(
         f"'{operation.name}' has no setting '{loc[0]}'",
@@ -176,19 +178,38 @@ def _line(
     return InitErrorDetails(type=unknown, loc=loc, input=found)
 
 
-def _json_schema(operation: type[Op]) -> JsonSchemaValue:
-    """The operation's schema with `{each: [...]}` allowed in every place."""
+def moved(details: Any, loc: tuple[str | int, ...]) -> InitErrorDetails:
+    """A mistake that was found, at another place."""
+    context, found = details.get("ctx", {}), details["input"]
+    if details["type"] == "sslgraph":
+        return InitErrorDetails(type=fault(**context), loc=loc, input=found)
+    return InitErrorDetails(type=details["type"], loc=loc, input=found, ctx=context)
+
+
+def schema_of_ops(forms: Callable[[JsonSchemaValue], list[JsonSchemaValue]]) -> JsonSchemaValue:
+    """The schema of an entry.
+
+    Args:
+        forms: From the schema of a plain value to those of all forms that it may have.
+    """
+    return {"type": "object", "anyOf": [_json_schema(op, forms) for op in TABLE.values()]}
+
+
+def _json_schema(
+    operation: type[Op], forms: Callable[[JsonSchemaValue], list[JsonSchemaValue]]
+) -> JsonSchemaValue:
+    """The operation's schema with other forms allowed in the place of every value."""
     schema = operation.model_json_schema(by_alias=True)
     definitions = schema.pop("$defs", {})
     schema = _inlined(schema, definitions)
     schema["properties"] = {
-        key: {"anyOf": [item, _each_of(item)], **_words(item)}
-        for key, item in schema["properties"].items()
+        key: {"anyOf": forms(item), **_words(item)} for key, item in schema["properties"].items()
     }
     return {**schema, "description": (operation.__doc__ or "").split("\n")[0]}
 
 
-def _each_of(item: JsonSchemaValue) -> JsonSchemaValue:
+def each_of(item: JsonSchemaValue) -> JsonSchemaValue:
+    """The schema of `{each: [...]}`."""
     return {
         "type": "object",
         "properties": {"each": {"type": "array", "items": item, "minItems": 1}},
