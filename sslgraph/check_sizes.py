@@ -3,10 +3,9 @@
 No memory is touched, so a model that would fill a GPU is checked on a laptop. Every fault becomes
 one problem at the line of its node.
 
-Codes: E204 wrong size - E302 a parameter gets no gradient - E304 a loss that no trained parameter
-    reaches - E401 a node can't run on what comes in - E403 a node can't be built - E404 a setting
-    does not
-suit what comes in - E405 an output is not what the node type declares
+Codes: E204 wrong size - E401 a node can't run on what comes in - E403 a node can't be built -
+E404 a setting does not suit what comes in - E405 an output is not what the node type declares -
+E406 weights that can't be read or do not fit; those of `check_gradients`
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslgraph.check_gradients import gradient_problems, library_text, weight_problems
 from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
 from sslgraph.make import make_module, weights_path
@@ -30,8 +30,6 @@ from sslgraph.weights import WeightsError, matched
 # Odd and unlike any usual width, so that no other axis has this size by chance.
 META_BATCH = 11
 TEXT_LENGTH = 77
-
-_SHOWN_PARAMETERS = 4
 
 
 @dataclass
@@ -61,7 +59,7 @@ def measure(plan: Plan) -> Sizes:
             if _has_inputs(step, values):
                 _measured(plan, step, values, modules, sizes)
         if not sizes.problems:
-            _gradients(plan, modules, values, sizes)
+            sizes.problems += gradient_problems(plan, modules, values)
     sizes.shapes.update({port: tuple(value.shape) for port, value in values.items()})
     return sizes
 
@@ -107,6 +105,7 @@ def _measured(
         return
     modules[step.name] = module
     sizes.parameters[step.name] = sum(p.numel() for p in module.parameters())
+    sizes.problems += weight_problems(plan, step, module)
     try:
         module.fits(axes)
         result = _run(module, joined)
@@ -262,7 +261,7 @@ def _built(
                 f"{step.name} ({step.declaration.use}) can't be built",
                 step.span,
                 got=bound,
-                notes=(_library_text(fault),),
+                notes=(library_text(fault),),
             )
         )
     return None
@@ -287,7 +286,7 @@ def _cannot_run(plan: Plan, step: Step, joined: list[Tensor | None], fault: Exce
         f"{step.name} ({step.declaration.use}) can't run on what comes in",
         step.span,
         got=", ".join(arriving),
-        notes=(_library_text(fault),),
+        notes=(library_text(fault),),
     )
 
 
@@ -323,63 +322,5 @@ def _undeclared(step: Step, result: Any, axes: Mapping[str, int]) -> Problem | N
     return None
 
 
-def _gradients(plan: Plan, modules: Mapping[str, Node], values: Values, sizes: Sizes) -> None:
-    losses = {name: values[port] for name, port in plan.losses.items()}
-    for name, loss in losses.items():
-        if not loss.requires_grad:
-            span = plan.graph.document.span("minimize", name, key=True)
-            sizes.problems.append(
-                Problem(
-                    "E304",
-                    f"nothing that is trained reaches {name}",
-                    span,
-                    help="wire a trained node into it that no stop-gradient cuts off",
-                )
-            )
-    if not losses or sizes.problems:
-        return
-    try:
-        torch.stack(list(losses.values())).sum().backward()
-    except Exception as fault:  # a library error in backward has no node; say what it was
-        span = plan.graph.document.span("minimize", key=True)
-        note = _library_text(fault)
-        sizes.problems.append(
-            Problem("E401", "the gradient can't be computed", span, notes=(note,))
-        )
-        return
-    for step in plan.steps:
-        unreached = [
-            f"{step.name}.{name}"
-            for name, parameter in modules[step.name].named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        ]
-        if unreached:
-            sizes.problems.append(_unreached(step, unreached, modules[step.name]))
-
-
-def _unreached(step: Step, names: list[str], module: Node) -> Problem:
-    shown = ", ".join(names[:_SHOWN_PARAMETERS])
-    more = len(names) - _SHOWN_PARAMETERS
-    every = len(names) == sum(p.requires_grad for p in module.parameters())
-    title = (
-        f"no gradient reaches {step.name}"
-        if every
-        else f"no gradient reaches a part of {step.name}"
-    )
-    return Problem(
-        "E302",
-        title,
-        step.span,
-        got=shown + (f" and {more} more" if more > 0 else ""),
-        help="wire it to a loss that is minimised, with no stop-gradient between, "
-        "or say `train: false`",
-    )
-
-
 def _shape(shape: tuple[int, ...]) -> str:
     return "[" + " ".join("B" if size == META_BATCH else str(size) for size in shape) + "]"
-
-
-def _library_text(fault: BaseException) -> str:
-    lines = str(fault).strip().splitlines()
-    return f"{type(fault).__name__}: {lines[0] if lines else 'without a text'}"

@@ -1,12 +1,16 @@
-"""Effects: what a graph minimises, and what of it nobody needs.
+"""Effects: what a graph minimises, what of it nobody needs, and copies that nothing moves.
 
-Codes: E301 nothing to minimise - W303 a node that reaches neither a loss nor an output
+Codes: E301 nothing to minimise - W303 a node that reaches neither a loss nor an output - E305 a
+copy that follows what is never trained - W308 a loss without weight
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import networkx as nx
 
+from sslgraph.checks.gradients import Gradients, weighs
 from sslgraph.checks.references import DATA, Wiring
 from sslgraph.errors import Problem
 
@@ -21,9 +25,66 @@ def review(wiring: Wiring, *, sound: bool) -> list[Problem]:
     problems: list[Problem] = []
     if not wiring.graph.minimize:  # then every node is unused, which says nothing
         return [] if _was_meant(wiring) else [_nothing_to_minimise(wiring)]
+    problems += _weightless(wiring)
     if sound and (wiring.losses or wiring.outputs):
         problems += _unused(wiring)
+    if sound and any(map(weighs, wiring.graph.minimize.values())):
+        problems += _unmoved(wiring)
     return problems
+
+
+def _weightless(wiring: Wiring) -> list[Problem]:
+    """Losses of weight 0; where every one is, nothing is minimised."""
+    document, weights = wiring.graph.document, wiring.graph.minimize
+    idle = [name for name, weight in weights.items() if not weighs(weight)]
+    if len(idle) == len(weights):
+        title, span = "nothing to minimise: every weight is 0", document.span("minimize", key=True)
+        return [Problem("E301", title, span, expected="a loss with a weight other than 0")]
+    return [
+        Problem(
+            "W308",
+            f"{name} has weight 0, so it is computed but trains nothing",
+            document.span("minimize", name),
+            help="drop it, or delete it with `null` where it is inherited",
+            severity="warning",
+        )
+        for name in idle
+    ]
+
+
+def _unmoved(wiring: Wiring) -> list[Problem]:
+    """Copies whose originals never change: they would stay what they were at the start."""
+    gradients = Gradients.of(wiring)
+    problems = []
+    for name, bound in wiring.nodes.items():
+        members = [member for member in bound.members if member.declaration.learns]
+        follows = bound.declaration.repeats and bound.declaration.writes
+        origins = {
+            member.path: gradients.origins(member.path, through_copies=True) for member in members
+        }
+        if not (follows and members) or frozenset().union(*origins.values()) & gradients.reached:
+            continue
+        paths = " and ".join(origins)
+        plural = len(members) > 1
+        problems.append(
+            Problem(
+                "E305",
+                f"{name} follows {paths}, which {'are' if plural else 'is'} never trained",
+                wiring.graph.document.span("nodes", name, "of"),
+                notes=tuple(_why_unmoved(gradients, origins)),
+                help=f"train {paths} through a loss that is minimised, or, if "
+                f"{'they are' if plural else 'it is'} to stay fixed, use a `shared` here",
+            )
+        )
+    return problems
+
+
+def _why_unmoved(gradients: Gradients, origins: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    for path, nodes in origins.items():
+        if not nodes:
+            yield f"{path} has `train: false`"
+        for node in sorted(nodes):
+            yield from (f"{node} gets no gradient: {why}" for why in gradients.ends(node))
 
 
 def _unused(wiring: Wiring) -> list[Problem]:

@@ -98,42 +98,50 @@ class Gradients:
         return self.trained_before(self.losses)
 
     def ends(self, name: str) -> list[str]:
-        """Where the gradients of a node's weights end, a sentence each; none if a loss is met."""
+        """What keeps gradients from a node's weights, a sentence each; none if a loss is met."""
         carriers = [name] + [
             other
             for other, bound in self.nodes.items()
-            if bound.declaration.repeats
-            and not bound.declaration.writes
-            and name in self.origins(other, through_copies=False)
+            if bound.declaration.repeats and name in self.origins(other, through_copies=False)
         ]
         reach = set(carriers)
         for carrier in carriers:
             reach |= nx.descendants(self._passing, carrier)
         if reach & set(self.losses):
             return []
-        return list(dict.fromkeys(self._sentences(name, reach)))
+        return list(self._stops(reach)) or ["no loss that is minimised comes after it"]
+
+    def followers(self, name: str) -> list[str]:
+        """The copies that follow a node's weights, a sentence each."""
+        return [
+            f"{self.called(other)} follows {name} but sends it no gradient"
+            for other, bound in self.nodes.items()
+            if bound.declaration.repeats
+            and bound.declaration.writes
+            and name in self.origins(other, through_copies=True)
+        ]
 
     def called(self, name: str) -> str:
         """A node's name, with its type where that is another word."""
         use = self.nodes[name].declaration.use
         return name if name == use else f"{name} ({use})"
 
-    def _sentences(self, name: str, reach: set[str]) -> Iterator[str]:
-        for other, bound in self.nodes.items():
-            declared = bound.declaration
-            called = self.called(other)
-            follows = declared.repeats and declared.writes
-            if follows and name in self.origins(other, through_copies=True):
-                yield f"{called} follows the weights of {name} and gives them no gradient"
-            for port, wires in self.inputs[other].items():
-                if not any(wire.source[0] in reach for wire in wires):
-                    continue
-                if not declared.inputs[port].is_read:
-                    yield f"{called} stores what comes in, without its gradient"
-                elif declared.stops_gradient:
-                    yield f"{called} lets no gradient through"
-                elif declared.is_loss and other not in self.losses:
-                    yield f"{called} is not minimised"
+    def _stops(self, reach: set[str]) -> Iterator[str]:
+        """The nodes at which gradients end that would go back into some of these."""
+        for name, inputs in self.inputs.items():
+            declared = self.nodes[name].declaration
+            fed = [p for p, wires in inputs.items() if any(w.source[0] in reach for w in wires)]
+            if not fed:
+                continue
+            if not any(declared.inputs[port].is_read for port in fed):
+                yield f"{self.called(name)} stores what comes in, without its gradient"
+            elif declared.stops_gradient:
+                yield f"{self.called(name)} lets no gradient through"
+            elif declared.is_loss:
+                yield f"{self.called(name)} is not minimised"
+            elif not set(self._passing.pred[name]) & reach:
+                passing = " or ".join(self.kinds.get(w.source, "") for p in fed for w in inputs[p])
+                yield f"{self.called(name)} gets {passing}, which carries no gradient"
 
     def _wires(self, *, written: bool) -> Iterator[tuple[Wire, str]]:
         """Every wire between nodes, with the node that it feeds."""
