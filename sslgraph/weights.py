@@ -39,13 +39,13 @@ def matched(module: nn.Module, path: Path) -> dict[str, str]:
     wanted = {
         name: tuple(value.shape)
         for name, value in module.state_dict().items()
-        if name in there or name != COUNTER  # which no network has
+        if name != COUNTER  # of shuffled batches, which are no weights
     }
     if not wanted:
         raise WeightsError("the node has no weights")
     names = {name: name if name in there else name.removeprefix(_MODEL) for name in wanted}
     missing = [name for name in wanted if names[name] not in there]
-    unused = sorted(set(there) - set(names.values()))
+    unused = sorted(set(there) - set(names.values()) - {COUNTER})
     wrong = [
         f"{name} {list(there[names[name]])} in place of {list(shape)}"
         for name, shape in wanted.items()

@@ -48,6 +48,7 @@ def test_train_is_strict(value: dict[str, object]) -> None:
 
 def test_bare_forms() -> None:
     assert BatchNormSpec.model_validate("own") == BatchNormSpec(ranks="own", per="view")
+    assert BatchNormSpec.model_validate("shuffled") == BatchNormSpec(ranks="shuffled", groups=1)
     assert BatchNormSpec.model_validate({"per": "none"}).ranks == "all"
     assert NodeTrain.model_validate(False) == NodeTrain(enabled=False)
     frozen = NodeTrain.model_validate({"freeze": "1 epoch", "lr": {"scale": 0.2}})
@@ -93,3 +94,11 @@ def test_scopes_of_clipping(scope: object) -> None:
 def test_bad_scopes_of_clipping(scope: object) -> None:
     with pytest.raises(ValidationError, match="not what gradients can be clipped by"):
         Clip.model_validate({"norm": 3, "scope": scope})
+
+
+def test_groups_need_statistics_of_their_own() -> None:
+    for ranks in ("own", "shuffled"):
+        assert BatchNormSpec.model_validate({"ranks": ranks, "groups": 8}).groups == 8
+    for rule in ({"groups": 8}, {"ranks": "all", "groups": 8}):
+        with pytest.raises(ValidationError, match="groups have no statistics of their own"):
+            BatchNormSpec.model_validate(rule)

@@ -45,6 +45,19 @@ def test_weights_of_a_node_arrive(tmp_path: Path) -> None:
         assert torch.equal(value, first.nodes["encoder"].state_dict()[name]), name
 
 
+@pytest.mark.parametrize("shuffled", ["first", "second"])
+def test_how_often_batches_were_shuffled_is_no_weight(tmp_path: Path, shuffled: str) -> None:
+    rule = {"nodes.encoder.batch_norm": {"ranks": "shuffled", "groups": 2}}
+    path = tmp_path / "node.safetensors"
+    first = sslgraph.compile(sslgraph.load(GRAPH, set=rule if shuffled == "first" else {}))
+    assert ("shuffles" in first.nodes["encoder"].state_dict()) == (shuffled == "first")
+    save_file(first.nodes["encoder"].state_dict(), path)
+    settings = {"nodes.encoder.weights": str(path), **(rule if shuffled == "second" else {})}
+    second = sslgraph.compile(sslgraph.load(GRAPH, set=settings), seed=2)
+    for name, value in second.nodes["encoder"].get_submodule("model").state_dict().items():
+        assert torch.equal(value, first.nodes["encoder"].state_dict()[f"model.{name}"]), name
+
+
 @pytest.mark.parametrize("fault", ["gone", "text", "short", "shape", "none"])
 def test_what_does_not_fit_is_a_problem_at_its_line(tmp_path: Path, fault: str) -> None:
     path, node = tmp_path / "model.safetensors", "encoder"

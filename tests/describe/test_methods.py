@@ -37,3 +37,17 @@ def test_a_run_without_clipping_does_not_speak_of_it() -> None:
 )
 def test_optimizers(name: str, text: str) -> None:
     assert told(optimizer=name, form=None)["optimizer"] == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ({}, "each view apart, over all processes"),
+        ({"ranks": "own", "per": "none"}, "all views together, in each process"),
+        ({"ranks": "shuffled"}, "each view apart, in each process over shuffled samples"),
+        ({"ranks": "own", "groups": 8}, "each view apart, in each process in 8 groups"),
+    ],
+)
+def test_batch_norm(rule: dict[str, object], text: str) -> None:
+    said = told(batch_norm=rule)["batch norm"]
+    assert said == f"{text}, where a node does not say otherwise"
