@@ -210,6 +210,21 @@ def test_state_returns_by_name_and_steps_go_on_equal(spec: TrainSpec, type_name:
     assert torch.equal(straight, second)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "larc", "adamw"])
+def test_the_state_of_a_run_with_a_frozen_tensor_returns(optimizer: str) -> None:
+    spec = TrainSpec.model_validate({"optimizer": optimizer})
+    frozen, moving = weight(1.0, 2.0), weight(3.0, 4.0)
+    group = ParameterGroup(Rule(Scale(scale=1.0), 0.0, True), ["a.w", "b.w"], [frozen, moving])
+    first, second = build_optimizer(spec, [group]), build_optimizer(spec, [group])
+    set_gradient(moving, 0.8, -0.6)
+    first.step()
+    state = optimizer_state(first, [group])
+    assert list(state) == ["b.w"]
+    load_optimizer_state(second, [group], state)
+    assert frozen not in second.state
+    assert second.state[moving].keys() == first.state[moving].keys()
+
+
 def test_the_state_of_an_unknown_parameter_is_refused() -> None:
     group = ParameterGroup(Rule(Scale(scale=1.0), 0.0, True), ["a.w"], [weight(1.0)])
     optimizer = build_optimizer(TrainSpec(), [group])
