@@ -34,6 +34,7 @@ SHIPPED = {
     "sharpen": "sslgraph.nodes.targets",
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
     "cosine_regression": "sslgraph.nodes.losses.cosine_regression",
+    "info_nce": "sslgraph.nodes.losses.info_nce",
 }
 """Type name -> module that defines it."""
 
