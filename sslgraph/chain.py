@@ -74,6 +74,16 @@ def chain_identities(
     return found
 
 
+def chain_even(members: tuple[Member, ...]) -> dict[str, str]:
+    """The inputs of a chain whose masks have to be even, with what its members say of them."""
+    return {
+        port if place == 0 else f"{member.name}.{port}": instead
+        for place, member in enumerate(members)
+        for port, instead in member.declaration.even(member.config).items()
+        if port not in member.links
+    }
+
+
 def _kinds(place: int, member: Member, before: Mapping[str, Kind]) -> dict[str, Kind]:
     """What each input of a member accepts; a linked one has the kind of what feeds it."""
     kinds = {}

@@ -30,6 +30,7 @@ from sslgraph.weights import WeightsError, matched
 # Odd and unlike any usual width, so that no other axis has this size by chance.
 META_BATCH = 11
 TEXT_LENGTH = 77
+_DTYPES = {"mask": torch.bool, **dict.fromkeys(("index", "label", "text"), torch.int64)}
 
 
 @dataclass
@@ -271,7 +272,11 @@ def _run(module: Node, joined: list[Tensor | None]) -> Any:
     shapes = module.sizes(*(None if x is None else tuple(x.shape) for x in joined))
     if shapes is None:
         return module(*joined)
-    made = [torch.empty(shape, device="meta") for shape in shapes]
+    kinds = [port.kind.allowed[0] for port in module.declaration.outputs.values()]
+    made = [
+        torch.empty(shape, dtype=_DTYPES.get(kind, torch.float32), device="meta")
+        for shape, kind in zip(shapes, kinds, strict=True)
+    ]
     return made[0] if len(made) == 1 else module.Outputs(*made)
 
 

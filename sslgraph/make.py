@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sslgraph.nodes.base import Context, Node
+from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.nodes.recompute import recompute
 from sslgraph.plan import Plan, Step
 from sslgraph.ports import Member
@@ -48,7 +48,8 @@ def make_module(
     """
     train = plan.graph.train
     samples = train.batch_size // train.accumulate
-    context = Context(step.name, seed, train.batch_norm, step.views, samples)
+    kept = kept_by_masks(plan, step, axes)
+    context = Context(step.name, seed, train.batch_norm, step.views, samples, kept)
     others: dict[str, Any] = {}
     if step.members:
         others["of"] = [original(made, member) for member in step.members]
@@ -60,6 +61,27 @@ def make_module(
     if getattr(step.spec.train, "recompute", False):
         recompute(module)
     return module
+
+
+def kept_by_masks(plan: Plan, step: Step, axes: Mapping[str, int]) -> dict[str, int]:
+    """How many places each mask into a step leaves visible, where the step has to know.
+
+    Raises:
+        SettingError: The masks of a list leave unlike numbers, or one does not tell.
+    """
+    found = {}
+    for port, counts in plan.kept(step, axes).items():
+        if len(set(counts)) == 1 and counts[0] > 0:
+            found[port] = counts[0]
+            continue
+        raise SettingError(
+            f"{port} takes masks that leave as many places visible in every image",
+            path=("in",),
+            expected="one number of visible places, known before a run",
+            got=" and ".join(str(count) if count else "unknown" for count in counts),
+            help="wire masks of one node or of equal settings",
+        )
+    return found
 
 
 def original(made: Mapping[str, Node], member: Member) -> Node:

@@ -6,11 +6,11 @@ The plan is the only order there is. `walk` runs it node by node; `emit` turns i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sslgraph.checks import collapse, effects, references, settings, training, wires
+from sslgraph.checks import collapse, effects, masks, references, settings, training, wires
 from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
@@ -96,6 +96,27 @@ class Plan:
     def canvas(self) -> int:
         """Pixels of the shorter side of an input image: 8/7 of the largest view."""
         return math.ceil(self.largest_view() * CANVAS - 1e-9)
+
+    def kept(self, step: Step, axes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """How many places the masks into a step leave visible, for inputs that have to be even.
+
+        Args:
+            step: The step.
+            axes: The sizes of the axes that its inputs have.
+
+        Returns:
+            For each such input that is plugged the number of each of its wires, 0 where unknown.
+        """
+        steps = {s.name: s for s in self.steps}
+        inputs = {s.name: s.inputs for s in self.steps}
+        plugged = [port for port in masks.even_inputs(step) if port in step.inputs]
+        found = {}
+        for port in plugged:
+            places = axes[step.declaration.inputs[port].axes[-1]]
+            sources = [o for w in step.inputs[port] for o in masks.origins(steps, inputs, w.source)]
+            counts = [masks.kept(steps[node], port, places) for node, port in sources]
+            found[port] = tuple(count if isinstance(count, int) else 0 for count in counts)
+        return found
 
     def needed(self, fetch: Iterable[Port], feed: Iterable[Port] = ()) -> list[Step]:
         """The steps that these ports need, in order; what is fed is not computed."""

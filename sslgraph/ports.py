@@ -259,7 +259,7 @@ class Declaration:
         identities: ``(name, config, identities of each input) -> identities of each output``.
         review: ``(config, identities of each input) -> text of what does not fit, or ''``.
         pairs: ``(config, identities of each input) -> the pairs of views that a loss compares``.
-        ragged: ``(config) -> outputs whose masks hide another number of places in each image``.
+        mask_counts: ``(config, places) -> how many places each of its masks leaves visible``.
         even: ``(config) -> inputs whose masks must hide as many places in every image``.
         largest_crop: ``(config) -> pixels of the largest view it makes, or None``.
     """
@@ -294,8 +294,10 @@ class Declaration:
     pairs: Callable[[Any, Mapping[str, Identities]], Pairs] = field(
         default=lambda config, inputs: ()
     )
-    ragged: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
-    even: Callable[[Any], frozenset[str]] = field(default=lambda config: frozenset())
+    mask_counts: Callable[[Any, int], Mapping[str, int | str]] = field(
+        default=lambda config, places: {}
+    )
+    even: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})
     largest_crop: Callable[[Any], int | None] = field(default=lambda config: None)
 
     def of_node(self, config: Any, members: tuple[Member, ...] = ()) -> Declaration:

@@ -2,7 +2,7 @@
 
 Codes: E201 no such loss - E203 wrong kind - E206 cycle - E209 no such view - E210 views do not suit
 the node, or are too many - E211 views of several kinds in one list - E212 not a loss; those of
-`references`
+`references` and `masks`
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import networkx as nx
 
 from sslgraph.chain import chain_identities
+from sslgraph.checks import masks
 from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Wire, Wiring, plug, resolve
 from sslgraph.errors import Problem, did_you_mean
@@ -45,6 +46,7 @@ def connect(graph: Graph, nodes: Mapping[str, Bound]) -> tuple[Wiring, list[Prob
         for wire in wiring.outputs.values():
             _views_exist(wiring, wire, problems)
         _losses_are_losses(wiring, problems)
+        problems += masks.uneven(wiring)
     return wiring, problems
 
 

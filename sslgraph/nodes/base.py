@@ -65,6 +65,7 @@ class Context:
         views: For each plugged input the crops that its views came from; without a graph, view i
             of every input came from crop i.
         samples: Samples of one forward pass over all processes; 0 where that is not known.
+        kept: For each mask that has to be even: how many places it leaves visible.
     """
 
     name: str = "node"
@@ -72,6 +73,7 @@ class Context:
     batch_norm: BatchNormSpec = field(default_factory=BatchNormSpec)
     views: Mapping[str, Identities] = field(default_factory=dict)
     samples: int = 0
+    kept: Mapping[str, int] = field(default_factory=dict)
 
     def key(self) -> int:
         """A 63-bit key of this node in this run."""
@@ -208,14 +210,17 @@ class Node(Numbers):
         return ()
 
     @classmethod
-    def ragged(cls, config: Any) -> frozenset[str]:
-        """Outputs whose masks may hide another number of places in each image."""
-        return frozenset()
+    def mask_counts(cls, config: Any, places: int) -> Mapping[str, int | str]:
+        """How many places each of its masks leaves visible; where images differ, what evens them.
+
+        That is a setting, such as ``count: exact``.
+        """
+        return {}
 
     @classmethod
-    def even(cls, config: Any) -> frozenset[str]:
-        """Inputs whose masks have to hide as many places in every image."""
-        return frozenset()
+    def even(cls, config: Any) -> Mapping[str, str]:
+        """Inputs that take even masks only -> the setting that would do with any mask, or ''."""
+        return {}
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that inputs of these sizes fit what was built, which may be called in many places.

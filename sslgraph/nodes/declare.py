@@ -89,7 +89,7 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         identities=cls.identities,
         review=cls.review,
         pairs=cls.pairs,
-        ragged=cls.ragged,
+        mask_counts=cls.mask_counts,
         even=cls.even,
         largest_crop=cls.largest_crop,
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sslgraph.chain import chain_ports
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.nodes.calls import arranged
+from sslgraph.nodes.places import visible_places
 from sslgraph.ports import Declaration, Member, Ports
 from sslgraph.schedules import Bounds, Number
 
@@ -90,6 +91,13 @@ class Repeat(Node):
         names = list(self.declaration.reads)
         if named or len(given) != len(names):
             given = arranged(self, given, named, names)
+        if self.training and self.context.kept:  # members know those of masks at their own place
+            given = tuple(
+                visible_places(self, name, value)
+                if name in self.context.kept and value is not None
+                else value
+                for name, value in zip(names, given, strict=True)
+            )
         made: list[Tensor] = []
         for module, sources in zip(self._modules_run(), self._plan, strict=True):
             values = [given[at] if outside else made[at] for outside, at in sources]
