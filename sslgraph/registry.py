@@ -35,6 +35,8 @@ SHIPPED = {
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
     "cosine_regression": "sslgraph.nodes.losses.cosine_regression",
     "info_nce": "sslgraph.nodes.losses.info_nce",
+    "soft_cross_entropy": "sslgraph.nodes.losses.soft_cross_entropy",
+    "mse": "sslgraph.nodes.losses.mse",
 }
 """Type name -> module that defines it."""
 

@@ -1,0 +1,71 @@
+"""Cross entropy with a distribution as target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+from torch import Tensor
+from torch.nn import functional
+
+from sslgraph.nodes.losses.base import at_least_float32, exact
+from sslgraph.nodes.losses.pairs import Average, PairLoss, mask_views, over_places, same_shape
+from sslgraph.ports import In
+from sslgraph.schedules import Bounds, Number
+
+
+class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
+    """Cross entropy between a predicted and a given distribution (DINO, eq. 2; SwAV, eq. 2).
+
+    -sum over k of target_k log softmax(prediction / temperature)_k. The target is not sharpened or
+    centered here, and no gradient is stopped: it comes through `ema`, `sinkhorn` or `stop_grad`.
+
+    Shapes: prediction V B K or V B N K, not normalised; target the same with any number of views,
+    rows that sum to 1; mask V B N, true = hidden: only these places count. The loss is a scalar in
+    nats.
+    """
+
+    prediction = In("logits", "V B ... K")
+    target = In("probs", "V' B ... K")
+    mask = In("mask", "V B N", optional=True)
+    attracts = ("prediction", "target")
+
+    class Config(PairLoss.Config):
+        """Settings.
+
+        Attributes:
+            temperature: Divides the prediction; the target has its own where it is made.
+            average: With a mask, `image`: the mean over the hidden places of each image and then
+                over images, of which those without a hidden place count as zero (iBOT, DINOv2).
+                `batch`: the mean over all hidden places of the batch (BEiT). They are equal where
+                every image hides as many.
+        """
+
+        temperature: Annotated[Number, Bounds(gt=0)] = 1.0
+        average: Average = "image"
+
+    temperature: Tensor
+
+    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of a batch."""
+        use, average = self.declaration.use, self.config.average
+        same_shape(use, prediction, target)
+        hidden = mask_views(use, mask, prediction)
+        with exact(prediction):
+            scores = at_least_float32(prediction) / self.temperature
+            log_p = functional.log_softmax(scores, dim=-1).unbind()  # once a view, not once a pair
+            q = at_least_float32(target).unbind()
+            terms = [
+                over_places(-(q[j] * log_p[i]).sum(-1), hidden[i], average, training=self.training)
+                for i, j in self.compared(prediction, target)
+            ]
+            return self.reduced(terms)
+
+    def chance(self, sizes: Mapping[str, int]) -> float:
+        """The prediction is the same for all K: ln K, whatever the target."""
+        return self.scale(sizes) * math.log(sizes["K"])
+
+    def floor(self, sizes: Mapping[str, int]) -> float:
+        """Sure of the right one; a target that is less sure has its entropy as its own floor."""
+        return 0.0
