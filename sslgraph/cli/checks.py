@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from sslgraph.cli.options import METHOD, changes, examples, own_nodes, read_grap
 from sslgraph.cli.output import as_data, console, print_json, print_problems, printable
 from sslgraph.describe.wording import plural
 from sslgraph.errors import GraphError, Problem, errors_of
+
+if TYPE_CHECKING:
+    from sslgraph.describe.pairs import LossPairs
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Verdict:
         seconds: How long it took.
         nodes: How many nodes the graph has, None where it was not planned.
         parameters: How many parameters, None where they were not counted.
+        pairs: For each loss that compares views how many pairs, and by which rule.
     """
 
     source: str
@@ -32,6 +36,7 @@ class Verdict:
     seconds: float
     nodes: int | None = None
     parameters: int | None = None
+    pairs: Sequence[LossPairs] = ()
 
     def as_data(self) -> dict[str, Any]:
         """For other programs."""
@@ -42,6 +47,7 @@ class Verdict:
             "warnings": len(self.problems) - wrong,
             "nodes": self.nodes,
             "parameters": self.parameters,
+            "pairs": {pairs.loss: pairs.count for pairs in self.pairs},
             "seconds": round(self.seconds, 3),
             "problems": [as_data(problem) for problem in self.problems],
         }
@@ -97,6 +103,7 @@ def _judge(
         return Verdict(source, failure.problems, time.perf_counter() - start)
     register(node_files)
     from sslgraph.checking import report
+    from sslgraph.describe.pairs import loss_pairs
 
     result = report(graph, sizes=sizes)
     return Verdict(
@@ -105,6 +112,7 @@ def _judge(
         seconds=time.perf_counter() - start,
         nodes=len(result.plan.steps) if result.plan else None,
         parameters=sum(result.sizes.parameters.values()) if result.sizes else None,
+        pairs=loss_pairs(result.plan) if result.plan else (),
     )
 
 
@@ -122,3 +130,5 @@ def _print(verdict: Verdict) -> None:
     facts.append(f"checked in {verdict.seconds:.1f} s")
     text = f"{printable(verdict.source)}: nothing wrong: {', '.join(facts)}"
     console().print(text, style="green", soft_wrap=True)
+    for pairs in verdict.pairs:
+        click.echo(f"  {pairs.loss}: {pairs.amount}")

@@ -74,6 +74,22 @@ def _print_plan(found: Report) -> None:
         for line in node_lines(found)
     ]
     table(rows, heads, on=console())
+    _print_pairs(found)
+
+
+def _print_pairs(found: Report) -> None:
+    """What each loss compares, by the crops that the views came from."""
+    from sslgraph.describe.pairs import loss_pairs
+
+    assert found.plan is not None  # the graph has no errors
+    rows = []
+    for loss in loss_pairs(found.plan):
+        lines = [f"{first} -> {second}" for first, second in loss.groups]
+        start = [(loss.loss, loss.amount, " -> ".join(loss.inputs))]
+        rows += [*start, *(("", "", line) for line in lines)]
+    if rows:
+        click.echo()
+        table(rows, ("loss", "compares", "views"), on=console())
 
 
 def _print_code(found: Report) -> None:

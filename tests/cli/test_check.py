@@ -32,6 +32,30 @@ def test_nothing_wrong_is_one_line_with_the_count_of_parameters(command: Command
     assert re.fullmatch(pattern, result.output)
 
 
+def test_what_a_loss_compares_is_said(command: Command) -> None:
+    edited(
+        Path("toy.yaml"),
+        (
+            "loss: {use: nt_xent, in: projector}",
+            "still: {use: stop_grad, in: projector}\n"
+            "  guess: {use: predictor, in: projector, hidden: [8], out: 8}\n"
+            "  loss: {use: cosine_regression, in: {prediction: guess, target: still}, reduce: sum}",
+        ),
+    )
+    output = command("check", "toy.yaml", "--no-sizes").output
+    assert output.splitlines()[1:] == ["  loss: 2 pairs (cross)"]
+    data = command("check", "toy.yaml", "--no-sizes", "--format", "json").stdout
+    assert json.loads(data)[0]["pairs"] == {"loss": 2}
+    plan = command("show", "toy.yaml", "--plan").output.splitlines()
+    assert [line.split() for line in plan[-5:]] == [
+        [],
+        ["loss", "compares", "views"],
+        ["loss", "2", "pairs", "(cross)", "prediction", "->", "target"],
+        ["views.0", "->", "views.1"],
+        ["views.1", "->", "views.0"],
+    ]
+
+
 def test_without_sizes_it_says_so(command: Command) -> None:
     result = command("check", "toy.yaml", "--no-sizes")
     pattern = r"toy\.yaml: nothing wrong: 4 nodes, sizes not checked, checked in \d+\.\d s\n"
