@@ -54,6 +54,12 @@ class Side:
         return tuple(dict.fromkeys(found))
 
     @property
+    def items(self) -> Sequence[object]:
+        """Items of a list of mappings."""
+        written = self.written if isinstance(self.written, list) else []
+        return written if any(isinstance(item, Mapping) for item in written) else ()
+
+    @property
     def is_mapping(self) -> bool:
         """Whether it can be compared key by key."""
         shaped = self.written is ABSENT or isinstance(self.written, Mapping)
@@ -113,19 +119,18 @@ def changes(path: Path, a: Side, b: Side) -> Iterator[SettingChange]:
     if a.is_mapping and b.is_mapping:
         for name in dict.fromkeys((*a.keys, *b.keys)):
             yield from changes((*path, name), a.child(name), b.child(name))
-    elif _has_items(a.written) and _has_items(b.written):
+    elif a.items and b.items:
         yield from _items(path, a, b)
     else:
         yield SettingChange(path, a.value(), b.value())
 
 
-def _has_items(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
-
-
 def _items(path: Path, a: Side, b: Side) -> Iterator[SettingChange]:
-    """Items that were taken out, put in or changed; a changed one begins with the same key."""
-    before, after = _sides(a), _sides(b)
+    """Items that were taken out, put in or changed; a changed one begins with the same key.
+
+    What a node type makes of a single item is not known, so items are compared as written.
+    """
+    before, after = ([as_written(item) for item in side.items] for side in (a, b))
     for start, stop, first, last in _unequal(_keys(before), _keys(after)):
         old, new = before[start:stop], after[first:last]
         heads = [_head(side.written) for side in old], [_head(side.written) for side in new]
@@ -147,14 +152,6 @@ def _unequal(a: Sequence[Hashable], b: Sequence[Hashable]) -> Iterator[tuple[int
     for tag, *ends in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if tag != "equal":
             yield ends[0], ends[1], ends[2], ends[3]
-
-
-def _sides(side: Side) -> list[Side]:
-    """The items of a list, with what each means where that can be told."""
-    assert isinstance(side.written, list)
-    means = side.meaning if isinstance(side.meaning, list) else []
-    told = len(means) == len(side.written) and all(isinstance(m, Mapping) for m in means)
-    return [Side(item, means[place] if told else item) for place, item in enumerate(side.written)]
 
 
 def _keys(sides: Sequence[Side]) -> list[Hashable]:

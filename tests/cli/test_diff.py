@@ -148,11 +148,12 @@ def test_colours_are_for_terminals(
 
 
 def test_a_control_character_does_not_reach_the_terminal(command: Command) -> None:
-    text = TOY.replace("out: 8}", 'out: 8, weights: "a\\e[2Jb"}')
+    text = TOY.replace("out: 8}", 'out: 8, weights: "a\\e[2Jb", "\\e[2J": 1}')
     Path("evil.yaml").write_text(text, encoding="utf-8")
     result = command("diff", "toy.yaml", "evil.yaml")
     assert "\x1b" not in result.stdout
     assert "  + projector.weights:" in result.stdout
+    assert "  + projector.\\x1b[2J:" in result.stdout
 
 
 BROKEN = {

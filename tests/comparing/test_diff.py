@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import sslgraph
+from sslgraph import In, Node, Out
 from sslgraph.comparing import OneSided, Renamed, SettingChange, Value, WireChange
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,6 +234,33 @@ def test_another_type_is_a_change_of_use_with_what_was_written(base: sslgraph.Gr
     assert not any((found.added, found.removed, found.wires))
 
 
+def test_another_type_says_nothing_of_defaults() -> None:
+    pair = {"query": "projector.0", "positive": "projector.1"}
+    loss = {"use": "info_nce", "in": pair, "temperature": 0.1}
+    plain = {"use": "nt_xent", "in": "projector", "temperature": 0.1}
+    found = sslgraph.diff(nodes(loss=plain), nodes(loss=loss))
+    assert found.settings == (setting("nodes.loss.use", "nt_xent", "info_nce"),)
+    assert [(change.port, change.before, change.after) for change in found.wires] == [
+        ("query", (), ("projector.0",)),
+        ("positive", (), ("projector.1",)),
+        ("x", ("projector",), ()),
+    ]
+
+
+def test_the_order_of_keys_is_no_difference_in_a_list_or_a_renamed_node() -> None:
+    own = {"use": "my_loss", "in": "projector", "parts": [{"a": 1, "b": 2}, {"c": 3}]}
+    turned = {**own, "parts": [{"b": 2, "a": 1}, {"c": 4}]}
+    found = sslgraph.diff(nodes(loss=own), nodes(loss=turned))
+    assert found.settings == (setting("nodes.loss.parts.1.c", 3, 4),)
+
+    def change(data: Data) -> None:
+        data["nodes"]["encoder"]["args"] = {"b": 2, "a": {"d": 1, "c": 2}}
+        renamed(data, encoder="backbone")
+
+    found = sslgraph.diff(nodes(encoder={"args": {"a": {"c": 2, "d": 1}, "b": 2}}), changed(change))
+    assert [pair.after for pair in found.renamed] == ["backbone"]
+
+
 def test_what_changes_in_the_run_is_found(base: sslgraph.Graph) -> None:
     def change(data: Data) -> None:
         data["minimize"]["loss"] = {"linear": [0, 1]}
@@ -358,6 +387,51 @@ def test_members_of_a_copy_are_compared_under_their_new_names() -> None:
     pairs = {(pair.before, pair.after) for pair in found.renamed}
     assert pairs == {("encoder", "backbone"), ("slow", "teacher")}
     assert not any((found.added, found.removed, found.wires, found.settings, found.run))
+
+
+@pytest.fixture
+def blend() -> None:
+    """A node type with two inputs that its graph has to plug."""
+
+    class Blend(Node, use="blend"):
+        """The mean of two embeddings."""
+
+        x = In("embedding", "V B D")
+        other = In("embedding", "V B D")
+        y = Out("embedding", "V B D")
+
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return (x + other) / 2
+
+
+def with_blend(other: str, **wires: str) -> Data:
+    """A copy of a chain, one member of which has a second input."""
+    data = with_copy(of=["projector", "mix"], **{"in": {"x": "encoder.embedding", **wires}})
+    data["nodes"]["mix"] = {"use": "blend", "in": {"x": "projector", "other": other}}
+    data["outputs"]["slow"] = "slow.mix.y"
+    return data
+
+
+@pytest.mark.usefixtures("blend")
+def test_a_wire_that_a_copy_keeps_is_told_once() -> None:
+    old, new = with_blend("encoder.embedding"), with_blend("encoder.embedding.0")
+    found = sslgraph.diff(sslgraph.load(old), sslgraph.load(new))
+    assert not found.literal
+    assert [change.where for change in found.wires] == ["mix.other"]
+
+
+@pytest.mark.usefixtures("blend")
+def test_inputs_of_renamed_members_are_the_same() -> None:
+    old = with_blend("encoder.embedding", **{"mix.other": "projector.0"})
+    new = copy.deepcopy(old)
+    renamed(new, mix="head")
+    new["nodes"]["slow"]["in"] = {"x": "encoder.embedding", "head.other": "projector.0"}
+    found = sslgraph.diff(sslgraph.load(old), sslgraph.load(new))
+    assert [pair.after for pair in found.renamed] == ["head"]
+    assert not any((found.wires, found.settings, found.run, found.literal))
+    new["nodes"]["slow"]["in"]["head.other"] = "projector.1"
+    (change,) = sslgraph.diff(sslgraph.load(old), sslgraph.load(new)).wires
+    assert change == WireChange("slow", "head.other", ("projector.0",), ("projector.1",))
 
 
 def test_another_chain_is_a_change_of_of() -> None:

@@ -118,6 +118,23 @@ def test_a_renamed_node_is_one_box_and_its_wires_are_unchanged() -> None:
     assert {arrow.mark for arrow in drawn.arrows} == {"same"}
 
 
+def test_ports_of_a_renamed_member_are_the_same() -> None:
+    def graph(body: str) -> dict[str, Any]:
+        nodes = {
+            "views": {"use": "crops", "in": "batch.image"},
+            body: {"use": "encoder", "in": "views.wide", "arch": "test_resnet"},
+            "slow": {"use": "ema", "of": [body, "top"], "in": "views.wide", "momentum": 0.9},
+            "top": {"use": "projector", "in": f"{body}.embedding", "out": 8},
+            "apart": {"use": "spread", "in": "top"},
+        }
+        outputs = {"embedding": f"slow.{body}.embedding"}
+        return {**GRAPH, "nodes": nodes, "outputs": outputs, "minimize": {"apart": 1}}
+
+    drawn = united(graph("body"), graph("base"))
+    assert {arrow.mark for arrow in drawn.arrows} == {"same"}
+    assert [a.port for a in drawn.arrows if a.line == "output"] == ["base.embedding"]
+
+
 def test_outputs_and_the_run_are_compared_too() -> None:
     outputs = {"tokens": "body.vector", "more": "top"}
     drawn = united(GRAPH, {**GRAPH, "outputs": outputs, "train": {"batch_size": 8}})
