@@ -48,6 +48,15 @@ def test_one_process_is_bit_equal_to_torch(keywords: dict[str, Any]) -> None:
     assert torch.equal(ours.eval()(batch(5, 4)), theirs.eval()(batch(5, 4)))
 
 
+def test_evaluation_without_running_statistics_has_no_groups() -> None:
+    rule = BatchNormSpec(ranks="own", groups=4)
+    ours, theirs = norm_like(rule, track_running_stats=False)
+    x = batch(5, 4)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+    with pytest.raises(ValueError, match="5 rows can't be cut into 4 groups of one size"):
+        ours.train()(x)
+
+
 def head(per: str) -> Any:
     settings = {"hidden": [4], "out": 3, "batch_norm": {"per": per}}
     return make_node("projector", axes={"D": 5}, **settings)

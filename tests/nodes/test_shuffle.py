@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -292,8 +293,8 @@ def test_a_batch_that_does_not_divide_says_what_to_do() -> None:
         r"have a multiple of that a forward pass \(train.batch_size divided by train.accumulate "
         r"and by the number of processes\), or change 'groups'$"
     )
-    for ranks in ("own", "shuffled"):
-        node = head(ranks=ranks, groups=4)
+    for ranks, per in product(("own", "shuffled"), ("view", "none")):
+        node = head(ranks=ranks, per=per, groups=4)
         with pytest.raises(ValueError, match=text):
             node(values(2, 6, WIDTH))  # 12 rows would divide, 6 samples do not
         assert node.layers[1].num_batches_tracked == 0
