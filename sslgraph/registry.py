@@ -22,6 +22,7 @@ ENTRY_POINTS = "sslgraph.nodes"
 
 SHIPPED = {
     "augment": "sslgraph.nodes.views",
+    "multi_crop": "sslgraph.nodes.crops",
     "encoder": "sslgraph.nodes.encoders",
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
