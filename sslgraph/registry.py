@@ -30,6 +30,7 @@ SHIPPED = {
     "stop_grad": "sslgraph.nodes.flow",
     "ema": "sslgraph.nodes.teachers",
     "shared": "sslgraph.nodes.teachers",
+    "frozen": "sslgraph.nodes.frozen",
     "queue": "sslgraph.nodes.memory",
     "center": "sslgraph.nodes.targets",
     "sharpen": "sslgraph.nodes.targets",

@@ -29,6 +29,7 @@ LAYERS = (
     ("drawing",),
     ("nodes",),
     ("walk", "saved", "weights", "make", "check_gradients", "check_sizes"),
+    ("nodes.runs", "nodes.frozen"),
     ("checking", "drawn"),
     ("emit", "clock"),
     ("notes",),

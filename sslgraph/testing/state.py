@@ -67,7 +67,11 @@ def learning(subject: Subject) -> str:
     if subject.declaration.repeats:
         return "its weights are those of other nodes"
     node = subject.node()
-    weights = [name for name, _ in node.named_parameters() if name not in node.limits]
+    weights = [
+        name
+        for name, parameter in node.named_parameters()
+        if parameter.requires_grad and name not in node.limits
+    ]
     if bool(weights) != subject.declaration.learns:
         found = f"weights ({', '.join(weights[:4])})" if weights else "no weights"
         subject.fail("learning", found, f"`learns = {bool(weights)}` on the class")
