@@ -69,13 +69,18 @@ def _one_sided(part: Part) -> OneSided:
 
 
 def _wires(a: Part, b: Part, names: Mapping[str, str]) -> Iterator[WireChange]:
-    """The inputs of one node that are fed by something else; default ones are none of them."""
+    """The inputs of one node that are fed by something else; default ones are none of them.
+
+    One reference means one output, by whatever name: the main output of a node whose type changed
+    may be called otherwise.
+    """
     before = {a.port(port, names): sources for port, sources in a.inputs.items()}
     fed_a, fed_b = a.feeds(names), b.feeds({})
     left = {a.port(port, names) for port in a.left} & b.left
     for port in dict.fromkeys((*fed_b, *fed_a)):
-        if fed_a.get(port) != fed_b.get(port) and port not in left:
-            yield WireChange(b.name, port, _texts(before, port), _texts(b.inputs, port))
+        old, new = _texts(before, port), _texts(b.inputs, port)
+        if fed_a.get(port) != fed_b.get(port) and old != new and port not in left:
+            yield WireChange(b.name, port, old, new)
 
 
 def _texts(inputs: Mapping[str, tuple[Source, ...]], port: str) -> tuple[str, ...]:
@@ -107,7 +112,7 @@ def _run(a: Form, b: Form, names: Mapping[str, str]) -> Iterator[SettingChange]:
         old, new = a.outputs.get(name), b.outputs.get(name)
         if (old and old.key(names)) != (new and new.key({})):
             before, after = (as_written(s.text) if s else Side() for s in (old, new))
-            yield from changes(("outputs", name), before, after)
+            yield from changes(("outputs", name), before, after)  # nothing for one reference
     yield from changes(("train",), a.train, b.train)
 
 

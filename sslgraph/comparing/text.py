@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sslgraph.canonical import WIDTH, flow
+from sslgraph.canonical import WIDTH, canonical, flow
 from sslgraph.comparing.difference import Difference, OneSided, SettingChange, Value, WireChange
 
 Mark = Literal["", "+", "-", "~"]
@@ -45,6 +45,7 @@ class _Entry:
     name: str
     before: str
     after: str
+    lines: tuple[str, ...] = ()  # the same over several lines, where one would be too long
 
 
 def summary(difference: Difference) -> Iterator[Line]:
@@ -98,13 +99,15 @@ def _nodes(difference: Difference) -> Iterator[_Entry]:
     for pair in difference.renamed:
         yield _Entry("~", f"{pair.before} -> {pair.after}", "", "renamed")
     for node in difference.removed:
-        yield _Entry("-", node.name, _described(node), "")
+        yield _described("-", node)
     for node in difference.added:
-        yield _Entry("+", node.name, "", _described(node))
+        yield _described("+", node)
 
 
-def _described(node: OneSided) -> str:
-    return flow({"use": node.use, **node.written})
+def _described(mark: Mark, node: OneSided) -> _Entry:
+    keys = {"use": node.use, **node.written}
+    lines = [line for key, value in keys.items() for line in canonical({key: value}).splitlines()]
+    return _Entry(mark, node.name, "", flow(keys), tuple(lines))
 
 
 def _wire(change: WireChange) -> _Entry:
@@ -128,14 +131,18 @@ def _shown(value: Value | None) -> str:
 
 
 def _aligned(entries: Sequence[_Entry]) -> Iterator[Line]:
-    """Entries with their names below each other; a change that is too long has a line a side."""
+    """Entries with their names below each other; what is too long has its parts below its name."""
     width = min(_WIDEST_NAME, max(len(entry.name) for entry in entries))
     for entry in entries:
         text = " -> ".join(part for part in (entry.before, entry.after) if part)
         line = Line(entry.mark, entry.name, text, width)
-        if len(str(line)) <= WIDTH or not (entry.before and entry.after):
+        if len(str(line)) <= WIDTH:
             yield line
             continue
         yield Line(entry.mark, entry.name)
-        yield Line("-", entry.before, indent=6)
-        yield Line("+", entry.after, indent=6)
+        if entry.lines:
+            yield from (Line(entry.mark, part, indent=6) for part in entry.lines)
+        elif entry.before:
+            yield Line("-", entry.before, indent=6)
+        if entry.after and not entry.lines:
+            yield Line("+", entry.after, indent=6)

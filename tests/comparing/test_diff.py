@@ -434,6 +434,20 @@ def test_inputs_of_renamed_members_are_the_same() -> None:
     assert change == WireChange("slow", "head.other", ("projector.0",), ("projector.1",))
 
 
+def test_a_reference_to_a_node_of_another_type_is_no_other_wire() -> None:
+    old = with_copy()
+    old["nodes"]["loss"] = {
+        "use": "info_nce", "in": {"query": "projector.0", "positive": "slow.1"}, "temperature": 0.2,
+    }  # fmt: skip
+    old["outputs"] = {"embedding": "slow"}
+    new = copy.deepcopy(old)
+    new["nodes"]["slow"] = {"use": "stop_grad", "in": "projector"}
+    found = sslgraph.diff(sslgraph.load(old), sslgraph.load(new))
+    assert not found.literal
+    assert {change.where for change in found.wires} == {"slow.x", "slow.image"}
+    assert not found.run
+
+
 def test_another_chain_is_a_change_of_of() -> None:
     found = sslgraph.diff(
         sslgraph.load(with_copy()), sslgraph.load(with_copy(of="encoder", momentum=0.99))
@@ -493,6 +507,23 @@ def test_a_long_change_has_a_line_a_side(base: sslgraph.Graph) -> None:
         "      + [1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, "
         "1013, 1014, 1015]",
     ]
+
+
+def test_a_long_node_has_a_line_a_key(base: sslgraph.Graph) -> None:
+    ops = [{"crop": [0.08, 1], "interpolation": "bicubic"}, {"flip": 0.5}, {"gray": 0.25}] * 2
+    crops = {"use": "augment", "in": "batch.image", "size": 24, "ops": ops}
+    there = str(sslgraph.diff(base, nodes(crops=crops)))
+    assert there.splitlines()[1:] == [
+        "nodes",
+        "  + crops",
+        "      + use: augment",
+        "      + in: batch.image",
+        "      + size: 24",
+        "      + ops: [{crop: [0.08, 1], interpolation: bicubic}, {flip: 0.5}, {gray: 0.25},",
+        "      +       {crop: [0.08, 1], interpolation: bicubic}, {flip: 0.5}, {gray: 0.25}]",
+    ]
+    back = str(sslgraph.diff(nodes(crops=crops), base))
+    assert back.splitlines()[1:] == [line.replace("+ ", "- ", 1) for line in there.splitlines()[1:]]
 
 
 def test_equal_graphs_need_no_node_types() -> None:
