@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from sslgraph.checks.gradients import Gradients
+from sslgraph.checks.gradients import Gradients, listed
 from sslgraph.checks.members import Bound
 from sslgraph.errors import Problem
 from sslgraph.nodes.base import Node
@@ -37,7 +37,7 @@ def weight_problems(plan: Plan, step: Step, module: Node) -> Iterator[Problem]:
         has = "has" if len(members) == 1 else "have"
         yield Problem(
             "E307",
-            f"{step.name} ({declared.use}) has nothing to follow: {' and '.join(members)} "
+            f"{step.name} ({declared.use}) has nothing to follow: {listed(members)} "
             f"{has} no weights",
             document.span("nodes", step.name, "of"),
             help=f"use {members[-1]} itself, or name nodes that are trained, such as an encoder",
@@ -61,8 +61,8 @@ def _untrained(step: Step, members: list[str]) -> str:
     if not members:
         return f"{called} has no weights to train"
     if step.declaration.writes:
-        return f"{called} is never trained: it follows {' and '.join(members)}"
-    return f"{called} has no weights of its own: it uses those of {' and '.join(members)}"
+        return f"{called} is never trained: it follows {listed(members)}"
+    return f"{called} has no weights of its own: it uses those of {listed(members)}"
 
 
 def _remedy(step: Step, members: list[str]) -> str:

@@ -10,7 +10,7 @@ E406 weights that can't be read or do not fit; those of `check_gradients`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sslgraph.check_gradients import gradient_problems, library_text, weight_problems
+from sslgraph.checks.origins import size_setting
 from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
 from sslgraph.make import make_module, weights_path
@@ -175,10 +176,15 @@ def _joined(plan: Plan, step: Step, values: Values, sizes: Sizes) -> list[Tensor
                     under=_shape(shapes[odd]),
                     expected=f"{_shape(shapes[0])} as from {wires[0].reference.text}",
                     got=f"{_shape(shapes[odd])} from {wires[odd].reference.text}",
-                    help="give them one shape, or use a second node for the other one",
+                    help=f"give them one shape, or add a node for the other one{_again(step)}",
                 )
             )
     return None
+
+
+def _again(step: Step) -> str:
+    """How another node has the same weights, for types with weights."""
+    return f": {{use: shared, of: {step.name}, in: ...}}" if step.declaration.learns else ""
 
 
 def _bound(
@@ -231,7 +237,23 @@ def _wrong_size(
         under=under,
         expected=f"{wrong.axis} = {wrong.expected} ({why})",
         got=f"{wrong.axis} = {wrong.got} ({source})",
+        notes=tuple(_deciding(plan, step, name, wrong)),
     )
+
+
+def _deciding(plan: Plan, step: Step, name: str, wrong: Mismatch) -> Iterator[str]:
+    """The settings that decided on both sizes, where they are found."""
+    declarations = {s.name: s.declaration for s in plan.steps}
+    inputs = {s.name: s.inputs for s in plan.steps}
+    other = wrong.why.removeprefix("from ")
+    for port, size in ((other, wrong.expected), (name, wrong.got)):
+        declared = step.declaration.inputs.get(port)
+        if declared is None or wrong.axis not in declared.axes:
+            continue
+        place = len(declared.axes) - declared.axes.index(wrong.axis)
+        setting = size_setting(declarations, inputs, step.inputs[port][0].source, place)
+        if setting:
+            yield f"{wrong.axis} = {size} is {setting}"
 
 
 def _built(

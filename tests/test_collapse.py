@@ -255,7 +255,7 @@ def test_a_gradient_into_the_target_alone() -> None:
     (swapped,) = found("slow", "guess")
     assert (swapped.code, swapped.severity) == ("W502", "warning")
     assert swapped.title == "loss trains through target alone, as if its inputs were swapped"
-    assert swapped.got == "a gradient into target, which trains encoder, guess"
+    assert swapped.got == "a gradient into target, which trains encoder and guess"
     assert swapped.notes == ("slow (ema) lets no gradient through",)
 
 
@@ -276,7 +276,7 @@ def test_no_shipped_method_is_suspected(name: str) -> None:
 def test_types_say_themselves_what_they_do_against_collapse() -> None:
     """A user's type counts like a shipped one: nothing is known by name."""
     (warning,) = found("encoder", "slow")
-    assert warning.notes[0] == "target gets no gradient, thanks to slow (ema)"
+    assert "the side of target gets no gradient" in warning.notes[0]
 
     class Mine(Same, use="toy_other_predictor"):
         prevents = "asymmetry"

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sslgraph.checks.gradients import Gradients
+from sslgraph.checks.gradients import Gradients, listed
 from sslgraph.checks.references import DATA, Wiring
 from sslgraph.errors import Problem
 
@@ -92,7 +92,7 @@ def _side(wiring: Wiring, gradients: Gradients, loss: str, port: str) -> Side:
         port=port,
         moving=gradients.moving_before(sources),
         trained=gradients.trained_before(sources),
-        words={word: " and ".join(names) for word, names in words.items() if word},
+        words={word: listed(names) for word, names in words.items() if word},
         copies=tuple(copies),
         kinds=frozenset(wiring.kinds.get(wire.source, "") for wire in wires),
     )
@@ -133,7 +133,7 @@ def _asymmetric(
             return []
     missing, notes, help = _missing(gradients, prediction, target)
     both = [name for name in wiring.nodes if name in prediction.trained & target.moving]
-    names = " and ".join(both or sorted(prediction.trained))
+    names = listed(both or sorted(prediction.trained))
     verb = "are" if len(both) > 1 else "is"
     pull = f"{names} {verb} trained to make {prediction.port} and {target.port} equal"
     return [
@@ -141,7 +141,7 @@ def _asymmetric(
             "W501",
             f"{loss} may collapse: {missing}",
             wiring.graph.document.span("nodes", loss, key=True),
-            notes=(*notes, f"{pull}, which one point for all images does best", _RUN),
+            notes=(*notes, f"{pull}; the same features for every image do that", _RUN),
             help=help,
             severity="warning",
         )
@@ -164,19 +164,21 @@ def _missing(
         )
         help = f"{remedy}; or use a loss with negatives"
         return "its target gets a gradient too", (there,) if there else (), help
-    stops = ", ".join(gradients.called(name) for name in target.copies)
-    there = f"{target.port} gets no gradient" + (f", thanks to {stops}" if stops else "")
+    there = f"the side of {target.port} gets no gradient, which alone does not prevent it"
     if predictor:
         help = f"take {target.port} from before the predictor"
-        return "a predictor is on both sides", (f"on both: {target.words['asymmetry']}",), help
+        sides = f"{predictor} before {prediction.port}, {target.words['asymmetry']} before"
+        return "a predictor is on both sides", (f"{sides} {target.port}",), help
     done = [word for word in ("centering", "sharpening") if word in target.words]
     if len(done) == 2:
         help = "take the target from a slow copy (ema) of the student, as DINO does"
         return "its target is centred and sharpened but no slow copy", (there,), help
     if done:
         lacks = {"centering": "sharpening", "sharpening": "centering"}[done[0]]
-        side = "one prototype for all" if lacks == "centering" else "the same for all prototypes"
-        note = f"{target.words[done[0]]} alone leads to {side}; the two hold each other"
+        end = "one prototype win every image"
+        if lacks == "sharpening":
+            end = "every image spread evenly over all prototypes"
+        note = f"{target.words[done[0]]} alone lets {end}; {lacks} works against that"
         node = "center the logits first" if lacks == "centering" else "sharpen the centred logits"
         title = f"the target side has {done[0]} but no {lacks}"
         return title, (note,), f"{node} (DINO), or assign them evenly, as by sinkhorn (SwAV)"
@@ -199,7 +201,7 @@ def _swapped(
         f"{loss} trains through {target.port} alone, as if its inputs were swapped",
         wiring.graph.document.span("nodes", loss, "in"),
         expected=f"a gradient into {prediction.port}",
-        got=f"a gradient into {target.port}, which trains {', '.join(names)}",
+        got=f"a gradient into {target.port}, which trains {listed(names)}",
         notes=tuple(
             f"{gradients.called(name)} lets no gradient through" for name in prediction.copies
         ),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import networkx as nx
 
-from sslgraph.checks.gradients import Gradients, weighs
+from sslgraph.checks.gradients import Gradients, listed, weighs
 from sslgraph.checks.references import DATA, Wiring
 from sslgraph.errors import Problem
 
@@ -64,7 +64,7 @@ def _unmoved(wiring: Wiring) -> list[Problem]:
         }
         if not (follows and members) or frozenset().union(*origins.values()) & gradients.reached:
             continue
-        paths = " and ".join(origins)
+        paths = listed(origins)
         plural = len(members) > 1
         problems.append(
             Problem(

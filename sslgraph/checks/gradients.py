@@ -26,6 +26,12 @@ def weighs(weight: Number) -> bool:
     return isinstance(weight, Schedule) or weight != 0
 
 
+def listed(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 @dataclass(frozen=True)
 class Gradients:
     """The trained weights of a sound graph.

@@ -72,7 +72,9 @@ class Chain:
             return None
         members = [part for part in parts if part is not None]
         if len({member.name for member in members}) < len(members):
-            self._report("E106", "a chain names each node once", ("of",))
+            names = [member.name for member in members]
+            twice = next(name for name in names if names.count(name) > 1)
+            self._report("E106", "a chain names each node once", ("of",), got=f"{twice} twice")
             return None
         linked = [self._linked(place, members) for place in range(len(members))]
         done = tuple(member for member in linked if member is not None)
@@ -87,7 +89,8 @@ class Chain:
             self._report("E105", f"no node named '{node}'", where, under=hint)
             return None
         if node == self.spec.name:
-            self._report("E107", f"{node} can't repeat itself", where)
+            help = "name the node whose weights it is to have"
+            self._report("E107", f"{node} can't repeat itself", where, help=help)
             return None
         bound = self.nodes.get(node)
         if bound is None or bound.config is None:
@@ -98,14 +101,16 @@ class Chain:
         if member is None:
             names = [member.name for member in bound.members]
             hint = did_you_mean(inner, names, show=f"members of {node}") if names else ""
-            self._report("E105", f"{node} has no member '{inner}'", where, under=hint)
+            chain = inner in self.graph.nodes and not names
+            help = f"a chain of both is [{node}, {inner}]" if chain else ""
+            self._report("E105", f"{node} has no member '{inner}'", where, under=hint, help=help)
             return None
         return self._repeatable(Member(path, member.declaration, member.config), where)
 
     def _repeatable(self, member: Member, where: tuple[str | int, ...]) -> Member | None:
         declared = member.declaration
         why = {
-            f"its state is written once a {declared.writes}": bool(declared.writes),
+            f"it keeps a state, written once a {declared.writes}": bool(declared.writes),
             "it draws its views anew": declared.draws,
             "it is a loss": declared.is_loss,
         }
@@ -114,7 +119,8 @@ class Chain:
             return member
         inside = [f"{member.node}.{m.name}" for m in declared.members]
         help = f"name a part of it: {' or '.join(inside)}" if inside else "wire its output instead"
-        title = f"{member.path} ({declared.use}) can't be repeated: {reason}"
+        called = member.path + (f" ({declared.use})" if declared.use != member.path else "")
+        title = f"{called} can't be repeated: {reason}"
         self._report("E107", title, where, help=help)
         return None
 
@@ -133,7 +139,7 @@ class Chain:
                     f"{member.path} takes nothing from {before.path}, so they are no chain",
                     ("of", place),
                     expected=f"a node that {before.path} feeds",
-                    help="list the nodes in the order in which they feed each other",
+                    help=self._way(before, member),
                 )
                 return None
         main = next(iter(member.declaration.required), "") if not place else ""
@@ -147,9 +153,24 @@ class Chain:
             return None
         return Member(member.path, member.declaration, config, links, kept, replaced)
 
+    def _way(self, before: Member, member: Member) -> str:
+        """How the graph's own wires lead from one member to the next, or back."""
+        wires: nx.DiGraph[str] = nx.DiGraph()
+        wires.add_nodes_from(self.graph.nodes)
+        for name, spec in self.graph.nodes.items():
+            found = [r for references in spec.inputs.values() for r in references]
+            wires.add_edges_from((reference.node, name) for reference in found)
+        if nx.has_path(wires, before.node, member.node):
+            path = ", ".join(nx.shortest_path(wires, before.node, member.node))
+            return f"name what lies between them too: [{path}]"
+        if nx.has_path(wires, member.node, before.node):
+            path = ", ".join(nx.shortest_path(wires, member.node, before.node))
+            return f"{member.path} comes first: [{path}]"
+        return "list the nodes in the order in which they feed each other"
+
     def _config(self, member: Member) -> tuple[Any, tuple[str, ...]]:
         """The member's settings with those that the repetition replaces; None with problems."""
-        given = self.settings_of_members()
+        given = self.settings_of_members() if self.declaration.replaces else {}
         replaced = {key: value for key, value in given.items() if key in _fields(member)}
         if not replaced:
             return member.config, ()
@@ -170,8 +191,6 @@ class Chain:
 
     def settings_of_members(self) -> dict[str, Any]:
         """The settings that are not the repeating type's own."""
-        if not self.declaration.replaces:
-            return {}
         own = self.declaration.config.model_fields
         return {key: value for key, value in self.spec.settings.items() if key not in own}
 
@@ -192,13 +211,25 @@ class Chain:
 
 
 def report_unknown(chain: Chain, members: tuple[Member, ...]) -> None:
-    """Report settings that neither a repeating node's type nor one of its members has."""
-    known = [*chain.declaration.config.model_fields, *(f for m in members for f in _fields(m))]
+    """Report settings that neither a repeating node's type nor one of its members has.
+
+    A type that lends the very modules of its members can replace none of theirs.
+    """
+    declared, document = chain.declaration, chain.graph.document
+    known = [*declared.config.model_fields]
+    if declared.replaces:
+        known += [name for member in members for name in _fields(member)]
     for key in chain.unknown(members):
-        use = chain.declaration.use
-        hint = did_you_mean(key, dict.fromkeys(known), show=f"settings of {use} and its members")
-        span = chain.graph.document.span("nodes", chain.spec.name, key, key=True)
+        hint = did_you_mean(key, known, show=f"settings of {declared.use}")
+        span = document.span("nodes", chain.spec.name, key, key=True)
         chain.problems.append(Problem(chain.codes.unknown, f"unknown setting '{key}'", span, hint))
+    for key in {} if declared.replaces else chain.settings_of_members():
+        owner = next((member for member in members if key in _fields(member)), None)
+        if owner:
+            span = document.span("nodes", chain.spec.name, key, key=True)
+            title = f"{declared.use} can't change '{key}' of {owner.path}"
+            help = f"it is {owner.path} at a second place, with its settings: set '{key}' there"
+            chain.problems.append(Problem(chain.codes.unknown, title, span, help=help))
 
 
 def in_order_of_members(graph: Graph, problems: list[Problem]) -> list[NodeSpec]:
@@ -213,7 +244,15 @@ def in_order_of_members(graph: Graph, problems: list[Problem]) -> list[NodeSpec]
         names = [name for name in graph.nodes if name in circle]
         path = " -> ".join([*names, names[0]])
         span = graph.document.span("nodes", names[0], "of")
-        problems.append(Problem("E107", "nodes repeat each other in a circle", span, got=path))
+        problems.append(
+            Problem(
+                "E107",
+                "nodes repeat each other in a circle",
+                span,
+                got=path,
+                help="let one of them repeat another node",
+            )
+        )
     repeats.remove_nodes_from({name for circle in circles for name in circle})
     rank = {name: place for place, name in enumerate(graph.nodes)}
     ordered = nx.lexicographical_topological_sort(repeats, key=rank.__getitem__)

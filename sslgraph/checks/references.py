@@ -124,8 +124,21 @@ def resolve(
             )
         )
         return None
+    inside = [output for output in declared.outputs if output.startswith(f"{port}.")]
+    if inside:
+        problems.append(
+            Problem(
+                "E208",
+                f"{reference.text} has several outputs and no main one",
+                span,
+                expected=" or ".join(f"{reference.node}.{output}" for output in inside),
+                help="say which one is meant",
+            )
+        )
+        return None
     if port not in declared.outputs:
-        hint = did_you_mean(port, declared.outputs, show=f"outputs of {declared.use}")
+        owner = reference.node if declared.members else declared.use
+        hint = did_you_mean(port, declared.outputs, show=f"outputs of {owner}")
         title = f"{reference.node} has no output '{port}'"
         problems.append(Problem("E202", title, span, under=hint))
         return None

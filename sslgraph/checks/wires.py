@@ -185,28 +185,53 @@ def _kind_fits(
     declared = wiring.nodes[name].declaration.inputs[port]
     if kind is None or kind in declared.kind.allowed:
         return kind
-    use = wiring.nodes[name].declaration.use
-    fits = list(_would_fit(wiring, declared.kind, wire.source[0], name))
+    fits = " or ".join(_would_fit(wiring, declared.kind, wire.source[0], name))
+    other = _swapped(wiring, name, port, kind)
     problems.append(
         Problem(
             "E203",
             f"{wire.reference.text} cannot feed {name}.{port}",
             wiring.graph.document.span(*wire.reference.path),
             under=kind,
-            expected=f"{declared.kind} (input {port} of {use})",
+            expected=f"{declared.kind} (input {_of(wiring.nodes[name], port)})",
             got=f"{kind} from {_origin(wiring, wire)}",
-            help=f"{' or '.join(fits)} would fit here" if fits else "",
+            help=f"{port} and {other} look swapped"
+            if other
+            else f"{fits} would fit here"
+            if fits
+            else "",
         )
     )
     return None
 
 
+def _of(bound: Bound, port: str) -> str:
+    """Which input is meant: ``image of encoder``, or of the node that is repeated."""
+    if not bound.members:
+        return f"{port} of {bound.declaration.use}"
+    member = next((m for m in bound.members if port.startswith(f"{m.name}.")), bound.members[0])
+    return f"{port.rpartition('.')[2]} of {member.path}, which {bound.spec.name} repeats"
+
+
+def _swapped(wiring: Wiring, name: str, port: str, kind: str) -> str:
+    """Another input of a node that takes this kind, while what it is given fits here; or ''."""
+    declared = wiring.nodes[name].declaration.inputs
+    for other, wires in wiring.inputs[name].items():
+        given = {wiring.kinds.get(wire.source, "") for wire in wires}
+        fits = given <= set(declared[port].kind.allowed) and kind in declared[other].kind.allowed
+        if other != port and fits and not given & set(declared[other].kind.allowed):
+            return other
+    return ""
+
+
 def _would_fit(wiring: Wiring, kind: Kind, near: str, consumer: str) -> Iterable[str]:
-    """Up to three ports of this kind: first of the same node, then of the nearest producers."""
-    before = wiring.order[: wiring.order.index(consumer)]
+    """Up to three ports of this kind: of the same node, of what feeds it, of other producers."""
+    before = wiring.order[: wiring.order.index(consumer)][::-1]
+    feeding = set() if near == DATA else nx.ancestors(wiring.flow(), near)
+    ordered = [near, *sorted(before, key=lambda name: name not in feeding)]
     found = 0
-    for name in [near, *reversed(before)]:
-        if name == DATA or (name == near and found):
+    for name in dict.fromkeys(ordered):
+        if name == DATA:
             continue
         declared = wiring.nodes[name].declaration
         for port in declared.outputs:
