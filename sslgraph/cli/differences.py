@@ -31,11 +31,12 @@ _COLORS = {"": "bold", "+": "green", "-": "red", "~": "yellow"}
 def _each_side(function: _Function) -> _Function:
     """Add `--preset-a`, `--set-a` and the same for B."""
     for side in ("b", "a"):
-        for_one = f"The same for {side.upper()} alone."
-        function = click.option(f"--set-{side}", metavar="KEY=VALUE", multiple=True, help=for_one)(
-            function
+        name = side.upper()
+        value = click.option(
+            f"--set-{side}", metavar="KEY=VALUE", multiple=True, help=f"Change a value of {name}."
         )
-        function = click.option(f"--preset-{side}", metavar="NAME", help=for_one)(function)
+        preset = click.option(f"--preset-{side}", metavar="NAME", help=f"Use a preset of {name}.")
+        function = preset(value(function))
     return function
 
 
