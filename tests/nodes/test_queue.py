@@ -239,6 +239,34 @@ def test_each_view_has_rows_of_its_own() -> None:
     torch.testing.assert_close(node.rows[:, :5], unit(stored.detach()))
 
 
+def test_a_queue_of_what_it_gives_has_no_size() -> None:
+    mixed = {"use": "toy_scale", "in": {"x": "pixels", "shift": "queue"}}
+    nodes = {**NODES, "head": mixed, "queue": {**NODES["queue"], "in": "head"}}
+    (problem,) = sslgraph.check(graph({k: v for k, v in nodes.items() if k != "key"}))
+    assert (problem.code, problem.notes) == ("E403", ("ValueError: queue needs the size of V, D",))
+
+
+def test_a_memory_of_known_size_may_store_what_it_gave() -> None:
+    nodes = {
+        "pixels": NODES["pixels"],
+        "far": {"use": "toy_far", "in": {"a": "pixels", "items": "memory"}},
+        "memory": {"use": "toy_memory", "in": "again.0", "size": 1},
+        "again": {
+            "use": "toy_scale",
+            "in": {"x": "pixels", "shift": "memory"},
+            "train": False,
+        },
+        "views": NODES["views"],
+    }
+    method = compiled(nodes, {"far": 1.0}, outputs={"memory": "memory"})
+    made = method.run({}, ["again"], batch())["again"]
+    method(batch())
+    assert torch.equal(method.outputs(batch())["memory"], made[:, -1:].detach())
+    wrong = {**nodes, "memory": {**nodes["memory"], "in": "again.1"}}
+    (problem,) = sslgraph.check(graph(wrong, {"far": 1.0}))
+    assert problem.code == "E209"
+
+
 def store_on_rank(rank: int) -> list[Tensor]:
     node = queue(10)
     for step in range(3):
