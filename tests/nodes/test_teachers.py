@@ -244,8 +244,9 @@ def test_a_member_of_a_copy_can_be_named(images: Tensor) -> None:
 def test_ports_of_a_chain() -> None:
     plan = ready().plan
     declared = plan.step("target").declaration
-    assert list(declared.inputs) == ["image"]
-    assert list(declared.outputs) == ["encoder.embedding", "encoder.tokens", "projector.y"]
+    assert declared.required == ["image"]
+    assert {"encoder.embedding", "encoder.tokens", "projector.y"} <= declared.outputs.keys()
+    assert all(name.startswith(("encoder.", "projector.")) for name in declared.outputs)
     for text, port in {
         "target": "projector.y",
         "target.projector": "projector.y",
