@@ -23,7 +23,11 @@ ENTRY_POINTS = "sslgraph.nodes"
 SHIPPED = {
     "augment": "sslgraph.nodes.views",
     "multi_crop": "sslgraph.nodes.crops",
+    "random_mask": "sslgraph.nodes.masks",
+    "block_mask": "sslgraph.nodes.masks",
+    "patchify": "sslgraph.nodes.pixels",
     "encoder": "sslgraph.nodes.encoders",
+    "token_decoder": "sslgraph.nodes.decoders",
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
     "prototypes": "sslgraph.nodes.prototypes",

@@ -98,7 +98,7 @@ def _uneven(
         "E213",
         f"{maker} hides more places in some images than in others",
         wiring.graph.document.span(*wire.reference.path),
-        expected=f"as many in every image, since {name}.{port} leaves them out",
+        expected=f"as many in every image ({name}.{port} takes even masks)",
         got=f"a ragged mask of {use}",
         help=f"say {', or '.join(ways)}",
     )

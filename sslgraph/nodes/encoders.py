@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import timm
+import torch
 from pydantic import Field, PositiveInt, field_validator
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from sslgraph.errors import did_you_mean
 from sslgraph.nodes.base import Node, SettingError
+from sslgraph.nodes.places import visible_places
+from sslgraph.nodes.transformers import (
+    TOKEN_STD,
+    fix_positions,
+    is_plain,
+    start_xavier,
+    taken,
+    with_positions,
+)
 from sslgraph.ports import In, Out
 from sslgraph.schedules import fault
 from sslgraph.train_spec import BatchNormSpec
@@ -27,15 +38,24 @@ class Encoder(Node, use="encoder"):
     """A timm model without its classifier.
 
     `embedding` is the pooled feature that timm's classifier would see, `tokens` the last feature
-    map, a row of D numbers a place, class and register tokens left out.
+    map, a row of D numbers a place, class and register tokens left out; `sequence` has these too,
+    in front.
 
-    Shapes: image B C H W -> embedding B D, tokens B N D.
+    With `masked: drop` hidden places never enter the blocks, so `tokens` are those of the visible
+    places in raster order (MAE, section 3); positions are added before. With `masked: token` one
+    learned vector stands in for the patch embeddings of hidden places, before positions are added
+    (BEiT, section 2.3). Masks are for plain vision transformers; in evaluation they hide nothing.
+
+    Shapes: image B C H W, mask B G of all places -> embedding B D, tokens B N D, sequence B S D.
     """
 
     image = In("image", "B C H W")
+    mask = In("mask", "B G", optional=True)
     embedding = Out("embedding", "B D")
     tokens = Out("tokens", "B N D")
-    sample = {"arch": "resnet10t"}
+    sequence = Out("tokens", "B S D")
+    sample = {"arch": "vit_tiny_patch16_224", "masked": "token", "args": {"depth": 2}}
+    sample_axes = {"G": 4}
 
     class Config(Node.Config):
         """Settings.
@@ -46,6 +66,11 @@ class Encoder(Node, use="encoder"):
                 token.
             image_size: A size in pixels that the model is built for and others are refused;
                 `dynamic` interpolates position embeddings; the size of the first input if absent.
+            masked: What becomes of the places that a mask hides.
+            position: The model's own, or `sincos`, a fixed table of sines and cosines (MAE); for
+                plain vision transformers.
+            init: First weights: timm's own, or `xavier` for all linear layers and the projection of
+                patches, with biases of zero and class and register tokens from N(0, 0.02).
             drop_path: Highest rate of stochastic depth.
             args: Further arguments of `timm.create_model`.
             batch_norm: Whose samples share statistics; the run's rule if absent.
@@ -54,6 +79,9 @@ class Encoder(Node, use="encoder"):
         arch: str
         readout: Readout = "own"
         image_size: PositiveInt | Literal["dynamic"] | None = None
+        masked: Literal["drop", "token"] | None = None
+        position: Literal["own", "sincos"] = "own"
+        init: Literal["own", "xavier"] = "own"
         drop_path: float = Field(default=0.0, ge=0, lt=1)
         args: dict[str, Any] = {}
         batch_norm: BatchNormSpec | None = None
@@ -77,15 +105,70 @@ class Encoder(Node, use="encoder"):
                 )
             return args
 
+    @classmethod
+    def even(cls, config: Any) -> Mapping[str, str]:
+        """To drop places takes masks that hide as many in every image."""
+        return {"mask": "masked: token"} if config.masked == "drop" else {}
+
     def build(self, C: int, H: int, W: int) -> None:
         """Create the model for images of C channels and H x W pixels."""
+        config = self.config
         self.model_args = self._arguments(C, H, W)
         try:
-            self.model: nn.Module = timm.create_model(self.config.arch, **self.model_args)
+            self.model: nn.Module = timm.create_model(config.arch, **self.model_args)
         except TypeError as failure:
             raise self._refused(failure) from failure
+        self._size = (H, W) if "img_size" in self.model_args else None
+        if config.image_size == "dynamic":
+            self._size = None
         self._whole_patches(H, W)
         self._layout = str(getattr(self.model, "output_fmt", "NCHW"))
+        for setting, wish in {"masked": config.masked, "position": config.position}.items():
+            if wish not in (None, "own"):
+                self._plain_only(setting, wish)
+        if config.position == "sincos":
+            fix_positions(self.model)
+        if config.init == "xavier":
+            start_xavier(self.model)
+        if config.masked == "token":
+            width = int(self.model.get_parameter("pos_embed").shape[-1])
+            self.mask_token = nn.Parameter(torch.empty(width).normal_(std=TOKEN_STD))
+
+    def fits(self, axes: Mapping[str, int]) -> None:
+        """See that images and masks have the sizes that the model was built for."""
+        height, width = axes["H"], axes["W"]
+        if self._size is not None and self._size != (height, width):
+            raise _other_size(self._size, height, width, self.context.name)
+        self._whole_patches(height, width)
+        if "G" not in axes:
+            return
+        if self.config.masked is None:
+            raise SettingError(
+                "a mask comes in, and no setting says what becomes of hidden places",
+                path=("masked",),
+                expected="'masked: drop' or 'masked: token'",
+                help="add one, or unplug the mask",
+            )
+        model: Any = self.model
+        high, wide = model.patch_embed.patch_size
+        rows, columns = height // high, width // wide
+        if rows * columns != axes["G"]:
+            raise SettingError(
+                f"the mask has {axes['G']} places where the model has {rows * columns}",
+                path=("in",),
+                expected=f"a mask of {rows} x {columns} places, for patches of {high} x {wide}",
+                help=f"set 'patch: {high}' in the node that makes the mask",
+            )
+
+    def _plain_only(self, setting: str, wish: str) -> None:
+        if is_plain(self.model):
+            return
+        raise SettingError(
+            f"'{setting}: {wish}' is for plain vision transformers, and {self.config.arch} is none",
+            path=(setting,),
+            expected="a model of timm's class VisionTransformer, such as vit_small_patch16_224",
+            help=f"take such an 'arch', or delete '{setting}'",
+        )
 
     def _arguments(self, channels: int, height: int, width: int) -> dict[str, Any]:
         config = self.config
@@ -96,15 +179,11 @@ class Encoder(Node, use="encoder"):
             arguments["drop_path_rate"] = config.drop_path
         wanted = config.image_size
         if isinstance(wanted, int) and (height, width) != (wanted, wanted):
-            raise SettingError(
-                f"the model is built for images of {wanted} x {wanted}",
-                path=("image_size",),
-                expected=f"views of {wanted} x {wanted}",
-                got=f"{height} x {width}",
-                help="make views of that size, or set image_size: dynamic",
-            )
+            raise _other_size((wanted, wanted), height, width, self.context.name)
         if wanted == "dynamic":
             arguments["dynamic_img_size"] = True
+            if config.position == "sincos":
+                arguments["img_size"] = (height, width)
         elif _has_fixed_size(config.arch):
             arguments["img_size"] = (height, width)
         return arguments
@@ -138,12 +217,34 @@ class Encoder(Node, use="encoder"):
             path=("args",) if self.config.args else ("arch",),
         )
 
-    def forward(self, image: Tensor) -> Any:
-        """Embedding and tokens of a batch of images."""
+    def forward(self, image: Tensor, mask: Tensor | None) -> Any:
+        """Embedding, tokens and sequence of a batch of images."""
+        return self._outputs(image, mask)
+
+    def evaluate(self, image: Tensor, mask: Tensor | None) -> Any:
+        """The same with nothing hidden."""
+        return self._outputs(image, None)
+
+    def _outputs(self, image: Tensor, mask: Tensor | None) -> Any:
         model: Any = self.model
-        features: Tensor = model.forward_features(image)
+        features = self._features(image, mask)
         embedding: Tensor = model.forward_head(features, pre_logits=True)
-        return self.Outputs(embedding, self._tokens(features))
+        tokens = self._tokens(features)
+        return self.Outputs(embedding, tokens, features if features.dim() == 3 else tokens)
+
+    def _features(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        model: Any = self.model
+        if mask is None and self.config.position == "own":
+            features: Tensor = model.forward_features(image)
+            return features
+        x = model.patch_embed(image)  # B N D, or B rows columns D where sizes are free
+        if mask is not None and self.config.masked == "token":
+            x = torch.where(mask.reshape(*x.shape[:-1], 1), self.mask_token.to(x.dtype), x)
+        x = with_positions(model, x, sincos=self.config.position == "sincos")
+        if mask is not None and self.config.masked == "drop":
+            x = taken(x, visible_places(self, "mask", mask), after=model.num_prefix_tokens)
+        y: Tensor = model.norm(model.blocks(model.norm_pre(model.patch_drop(x))))
+        return y
 
     def _tokens(self, features: Tensor) -> Tensor:
         if features.dim() == 3:
@@ -157,3 +258,14 @@ def _has_fixed_size(arch: str) -> bool:
     """Whether the model has position embeddings for one image size."""
     config = timm.get_pretrained_cfg(arch)
     return bool(config is not None and config.fixed_input_size)
+
+
+def _other_size(built: tuple[int, int], height: int, width: int, name: str) -> SettingError:
+    size = f"{built[0]} x {built[1]}"
+    return SettingError(
+        f"the model is built for images of {size}",
+        path=("image_size",),
+        expected=f"views of {size}",
+        got=f"{height} x {width}",
+        help=f"make views of that size, or set 'image_size: dynamic' in {name}",
+    )

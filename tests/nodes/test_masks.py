@@ -1,0 +1,158 @@
+"""Masks against the papers' codes: counts, distributions, and what a draw depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslgraph.nodes.base import Context, Node, SettingError, make_node
+from sslgraph.registry import find
+
+
+def mask_node(use: str, side: int = 224, *, seed: int = 0, **settings: Any) -> Any:
+    return find(use).module(axes={"H": side, "W": side}, context=Context("mask", seed), **settings)
+
+
+def masks_of(
+    node: Any, batch: int = 200, side: int = 224, views: int = 1, start: int = 0
+) -> Tensor:
+    """Masks of some samples, V B N."""
+    image = torch.zeros(views, batch, 1, 1, 1).expand(views, batch, 1, side, side)
+    made: Tensor = node(image, torch.arange(start, start + batch)[None]).mask
+    return made
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "ratio", "visible"),
+    [
+        (224, 16, 0.75, 49),
+        (224, 14, 0.75, 64),
+        (224, 16, 0.6, 78),
+        (224, 16, 0.9, 19),
+    ],
+)
+def test_counts_of_random_masks(side: int, patch: int, ratio: float, visible: int) -> None:
+    mask = masks_of(mask_node("random_mask", side, patch=patch, ratio=ratio), batch=20)
+    assert (~mask).sum(-1).unique().tolist() == [visible]
+
+
+def test_the_number_is_truncated_as_in_floating_point() -> None:
+    """10 (1 - 0.8) is a little below 2, and so is what stays visible: one place."""
+    node = find("random_mask").module(axes={"H": 16, "W": 40}, patch=8, ratio=0.8)
+    image = torch.zeros(1, 30, 3, 16, 40)
+    masks = node(image, torch.arange(30)[None])
+    assert (~masks.mask).sum(-1).unique().tolist() == [1]
+    assert torch.equal(masks.visible, ~masks.mask)
+    declared = find("random_mask").mask_counts(node.config, 10)
+    assert declared == {"mask": 1, "visible": 9}
+
+
+def test_random_masks_differ_by_sample_view_and_seed() -> None:
+    node = mask_node("random_mask", 32, patch=4)
+    made = masks_of(node, batch=8, side=32, views=2)
+    assert len({tuple(row.tolist()) for row in made.flatten(0, 1)}) == 16
+    later = masks_of(node, batch=3, side=32, views=2, start=5)
+    assert torch.equal(later, made[:, 5:])
+    other = masks_of(mask_node("random_mask", 32, patch=4, seed=1), batch=8, side=32, views=2)
+    assert not torch.equal(other, made)
+
+
+def test_every_place_is_hidden_as_often() -> None:
+    """Of 3000 masks 2250 hide a place; five standard deviations are 119."""
+    hidden = masks_of(mask_node("random_mask", 32, patch=4), batch=3000, side=32)[0].sum(0)
+    assert (hidden - 2250).abs().max() < 119
+
+
+@pytest.mark.parametrize("use", ["random_mask", "block_mask"])
+def test_in_evaluation_nothing_is_hidden(use: str) -> None:
+    settings: dict[str, Any] = {"ratio": 0.5, "patch": 8}
+    node: Node = mask_node(use, 32, **settings).eval()
+    made: Any = node(torch.zeros(2, 3, 3, 32, 32), torch.arange(3)[None])
+    assert made.mask.shape == made.visible.shape == (2, 3, 16)
+    assert not made.mask.any()
+    assert not made.visible.any()
+
+
+@pytest.mark.parametrize(
+    ("use", "settings", "text"),
+    [
+        ("random_mask", {"patch": 5}, "random_mask cuts images into patches of 5 x 5"),
+        ("random_mask", {"patch": 16, "ratio": 0.9}, "0.9 of them leaves none of 4 places visible"),
+        ("block_mask", {"patch": 16, "patches": 4}, "hide 4 leaves none of 4 places visible"),
+    ],
+)
+def test_what_can_not_be_masked(use: str, settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingError, match=text):
+        mask_node(use, 32, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "a block mask hides one number of places"),
+        ({"ratio": 0.5, "patches": 75}, "a block mask hides one number of places"),
+        ({"ratio": [0.5, 0.1]}, "the lower ratio stands first"),
+    ],
+)
+def test_settings_of_block_masks(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make_node("block_mask", **settings)
+
+
+# Figures of the published generators, of thousands of their masks on a grid of 14 x 14.
+
+
+@pytest.mark.parametrize(
+    ("hidden", "smallest", "mean"),
+    [(75, 16, 74.50), (98, 16, 97.5), (120, 16, 119.5), (78, 15, 77.56)],
+)
+def test_block_masks_stop_early_as_those_of_beit(hidden: int, smallest: int, mean: float) -> None:
+    node = mask_node("block_mask", patches=hidden, min_block=smallest)
+    counts = masks_of(node, batch=3000)[0].sum(-1)
+    assert counts.max() == hidden
+    assert counts.double().mean().item() == pytest.approx(mean, abs=0.15)
+    if hidden == 75:
+        assert 60 <= counts.min() <= 70
+        assert (counts == 75).double().mean().item() == pytest.approx(0.68, abs=0.04)
+
+
+def test_exact_block_masks_have_their_number() -> None:
+    exact = mask_node("block_mask", patches=75, min_block=16, count="exact")
+    made = masks_of(exact, batch=500)[0]
+    assert made.sum(-1).unique().tolist() == [75]
+    early = masks_of(mask_node("block_mask", patches=75, min_block=16), batch=500)[0]
+    assert (made | ~early).all()  # filled up, and nothing else
+    assert find("block_mask").mask_counts(exact.config, 196) == {"mask": 121, "visible": 75}
+
+
+@pytest.mark.parametrize(("ratio", "mean"), [(0.1, 17.5), (0.3, 57.3), (0.5, 97.5)])
+def test_block_masks_of_ibot(ratio: float, mean: float) -> None:
+    """Blocks of at least (14 // 3)^2 = 16 places; the published target is not rounded down."""
+    made = masks_of(mask_node("block_mask", ratio=ratio, min_block=16), batch=2000)
+    assert made.sum(-1).double().mean().item() == pytest.approx(mean, abs=0.8)
+
+
+def test_ratios_and_shares_are_drawn_by_image() -> None:
+    node = mask_node("block_mask", ratio=[0.1, 0.5], share=0.5, count="exact")
+    counts = masks_of(node, batch=2000)[0].sum(-1)
+    masked = counts[counts > 0]
+    assert len(masked) == pytest.approx(1000, abs=112)  # five standard deviations
+    assert 19 <= masked.min() < 22
+    assert 95 < masked.max() <= 97
+    assert masked.double().mean().item() == pytest.approx(0.3 * 196, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"patches": 75}, "count: exact"),
+        ({"ratio": [0.1, 0.5], "count": "exact"}, "ratio: 0.1 or 0.5"),
+        ({"patches": 75, "share": 0.5, "count": "exact"}, "share: 1"),
+    ],
+)
+def test_ragged_masks_say_what_would_make_them_even(settings: dict[str, Any], remedy: str) -> None:
+    config = make_node("block_mask", **settings).config
+    assert find("block_mask").mask_counts(config, 196) == {"mask": remedy, "visible": remedy}
