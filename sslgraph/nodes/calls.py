@@ -175,5 +175,7 @@ def _gathered(
         if value is None or mode == "no":
             done.append(value)
         else:
-            done.append(gather(value, axes.index("B") - len(axes), grad=mode == "grad"))
+            place = axes.index("B")  # counted from the side where no open axes stand
+            place -= 0 if "..." in axes[place:] else len(axes)
+            done.append(gather(value, place, grad=mode == "grad"))
     return tuple(done)

@@ -11,6 +11,8 @@ from torch import Tensor
 from sslgraph.nodes.base import Context, Node
 from sslgraph.nodes.losses.cosine_regression import CosineRegression
 from sslgraph.nodes.losses.pairs import over_places, pairs_of
+from sslgraph.ports import In, Out
+from tests.conftest import OnRanks
 
 GLOBALS = ("crops.global.0", "crops.global.1")
 CROPS = (*GLOBALS, *(f"crops.local.{i}" for i in range(8)))
@@ -125,3 +127,24 @@ def test_the_mean_over_places() -> None:
     assert mean(mask, "batch") == 3  # (1 + 2 + 6) / 3
     assert mean(mask, "image") == 2.5  # (1.5 + 6 + 0) / 3
     assert mean(mask & False, "batch") == mean(mask & False, "image") == 0
+
+
+def gathered_tokens(rank: int, x: Tensor) -> Tensor:
+    class Toy(Node, use="toy_of_all_ranks"):
+        """All that comes in, of every process."""
+
+        x = In("tokens", "V B ... D")
+        y = Out("tokens", "V B ... D")
+        gathers = {"x": "no_grad"}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    gathered: Tensor = Toy()(x[:, rank : rank + 1])
+    return gathered
+
+
+def test_open_axes_behind_the_batch_are_gathered_by_the_batch(on_ranks: OnRanks) -> None:
+    x = torch.randn(3, 2, 5, 4)
+    for found in on_ranks(gathered_tokens, x):
+        assert torch.equal(found, x)

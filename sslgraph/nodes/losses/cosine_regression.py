@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-from sslgraph.nodes.losses.base import at_least_float32, exact
+from sslgraph.nodes.losses.base import at_least_float32
 from sslgraph.nodes.losses.pairs import PairLoss, Reduce, mask_views, over_places, same_shape
 from sslgraph.ports import In
 
@@ -49,12 +49,11 @@ class CosineRegression(PairLoss, use="cosine_regression"):
         use = self.declaration.use
         same_shape(use, prediction, target)
         hidden = mask_views(use, mask, prediction)
-        with exact(prediction):  # a cosine has 3 digits in bfloat16
-            p, t = _unit(prediction).unbind(), _unit(target).unbind()
-            cosines = [
-                over_places((p[i] * t[j]).sum(-1), hidden[i], "batch", training=self.training)
-                for i, j in self.compared(prediction, target)
-            ]
+        p, t = _unit(prediction).unbind(), _unit(target).unbind()
+        cosines = [
+            over_places((p[i] * t[j]).sum(-1), hidden[i], "batch", training=self.training)
+            for i, j in self.compared(prediction, target)
+        ]
         if self.config.form == "similarity":
             return self.reduced([-cosine for cosine in cosines])
         return self.reduced([2 - 2 * cosine for cosine in cosines])

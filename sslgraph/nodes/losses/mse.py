@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sslgraph.nodes.losses.base import at_least_float32, exact
+from sslgraph.nodes.losses.base import at_least_float32
 from sslgraph.nodes.losses.pairs import PairLoss, Which, mask_views, over_places, same_shape
 from sslgraph.ports import In
 
@@ -39,15 +39,12 @@ class Mse(PairLoss, use="mse"):
         use = self.declaration.use
         same_shape(use, prediction, target)
         hidden = mask_views(use, mask, prediction)
-        with exact(prediction):  # a square has half the range
-            p, t = at_least_float32(prediction).unbind(), at_least_float32(target).unbind()
-            terms = [
-                over_places(
-                    (p[i] - t[j]).square().mean(-1), hidden[i], "batch", training=self.training
-                )
-                for i, j in self.compared(prediction, target)
-            ]
-            return self.reduced(terms)
+        p, t = at_least_float32(prediction).unbind(), at_least_float32(target).unbind()
+        terms = [
+            over_places((p[i] - t[j]).square().mean(-1), hidden[i], "batch", training=self.training)
+            for i, j in self.compared(prediction, target)
+        ]
+        return self.reduced(terms)
 
     def floor(self, sizes: Mapping[str, int]) -> float:
         """The prediction is the target."""

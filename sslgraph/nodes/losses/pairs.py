@@ -171,7 +171,7 @@ def over_places(values: Tensor, mask: Tensor | None, average: Average, *, traini
     count = weights.sum()
     if training and world_size() > 1:  # gradients are averaged over ranks, whatever each hides
         count = sum_over_ranks(count) / world_size()
-    # at most one place is hidden in no image: then the sum is zero too
+    # where no place is hidden at all the sum is zero, and so is the loss
     return (values * weights).sum() / torch.where(count > 0, count, 1)
 
 

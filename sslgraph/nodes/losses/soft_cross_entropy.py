@@ -9,7 +9,7 @@ from typing import Annotated
 from torch import Tensor
 from torch.nn import functional
 
-from sslgraph.nodes.losses.base import at_least_float32, exact
+from sslgraph.nodes.losses.base import at_least_float32
 from sslgraph.nodes.losses.pairs import Average, PairLoss, mask_views, over_places, same_shape
 from sslgraph.ports import In
 from sslgraph.schedules import Bounds, Number
@@ -52,15 +52,14 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
         use, average = self.declaration.use, self.config.average
         same_shape(use, prediction, target)
         hidden = mask_views(use, mask, prediction)
-        with exact(prediction):
-            scores = at_least_float32(prediction) / self.temperature
-            log_p = functional.log_softmax(scores, dim=-1).unbind()  # once a view, not once a pair
-            q = at_least_float32(target).unbind()
-            terms = [
-                over_places(-(q[j] * log_p[i]).sum(-1), hidden[i], average, training=self.training)
-                for i, j in self.compared(prediction, target)
-            ]
-            return self.reduced(terms)
+        scores = at_least_float32(prediction) / self.temperature
+        log_p = functional.log_softmax(scores, dim=-1).unbind()  # once a view, not once a pair
+        q = at_least_float32(target).unbind()
+        terms = [
+            over_places(-(q[j] * log_p[i]).sum(-1), hidden[i], average, training=self.training)
+            for i, j in self.compared(prediction, target)
+        ]
+        return self.reduced(terms)
 
     def chance(self, sizes: Mapping[str, int]) -> float:
         """The prediction is the same for all K: ln K, whatever the target."""
