@@ -137,9 +137,10 @@ class Clock(nn.Module):
 
 def _lacking(place: str, span: Span, lacking: Sequence[str]) -> Problem:
     call = ", ".join(f"{name}=..." for name in lacking)
+    length = "the length of an epoch" if lacking == ["steps_per_epoch"] else "its length"
     return Problem(
         "E402",
-        f"{place} follows the run, but its length is not known",
+        f"{place} follows the run, but {length} is not known",
         span,
         expected=" and ".join(lacking),
         help=f"call method.clock.set({call}) before training",

@@ -273,6 +273,43 @@ def test_no_shipped_method_is_suspected(name: str) -> None:
         assert [p for p in problems if p.code.startswith("W5")] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "title"),
+    [
+        (
+            "byol",
+            {"nodes.loss.in": {"prediction": "projector", "target": "target"}},
+            "no predictor before its prediction",
+        ),
+        (
+            "byol",
+            {"nodes.loss.in": {"prediction": "predictor", "target": "projector"}},
+            "its target gets a gradient too",
+        ),
+        (
+            "dino",
+            {"nodes.target.in": "teacher"},
+            "the target side has sharpening but no centering",
+        ),
+        (
+            "dino",
+            {
+                "nodes.teacher": {"use": "stop_grad", "in": "prototypes.0:2"},
+                "outputs.embedding": "encoder.embedding",
+                "outputs.tokens": "encoder.tokens",
+            },
+            "its target is centred and sharpened but no slow copy",
+        ),
+    ],
+)
+def test_a_method_that_lost_what_keeps_it_from_collapse(
+    name: str, change: dict[str, Any], title: str
+) -> None:
+    graph = load(name, set=change)
+    found = [p for p in check(graph, sizes=False) if p.code != "W303"]  # what is left unused
+    assert [p.title for p in found] == [f"loss may collapse: {title}"]
+
+
 def test_types_say_themselves_what_they_do_against_collapse() -> None:
     """A user's type counts like a shipped one: nothing is known by name."""
     (warning,) = found("encoder", "slow")
@@ -282,3 +319,7 @@ def test_types_say_themselves_what_they_do_against_collapse() -> None:
         prevents = "asymmetry"
 
     assert found("mine", "slow", {"mine": of("toy_other_predictor", "encoder")}) == []
+    with pytest.raises(TypeError, match="prevents = 'assymetry': no such word, use one of asymm"):
+
+        class Misspelt(Same, use="toy_misspelt"):
+            prevents = "assymetry"

@@ -26,6 +26,9 @@ from sslgraph.errors import Problem
 SPREADS = frozenset({"negatives", "variance", "decorrelation", "entropy", "whitening", "balance"})
 """What suffices alone: on a loss, or on a side of one."""
 
+WORDS = SPREADS | {"centering", "sharpening", "asymmetry"}
+"""What a type may say that it does against collapse; asymmetry is that of a predictor."""
+
 _UNSEEN = frozenset({"mask", "weight", "index"})
 """Kinds that say where and how much a loss compares, not what."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from torch import nn
 
 from sslgraph import registry
+from sslgraph.checks.collapse import WORDS
 from sslgraph.nodes.calls import ANY, rank_of, wrap_forward, wrap_write
 from sslgraph.nodes.shuffle import COUNTER
 from sslgraph.ports import Declaration, In, Out, Port
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 MOMENTS = ("batch", "step", "epoch")
 GATHERS = ("no", "no_grad", "grad")
-RESERVED_PORTS = frozenset(
-    {"config", "context", "built", "axes", "schedules", "limits", COUNTER}
-)
+RESERVED_PORTS = frozenset({"config", "context", "built", "axes", "schedules", "limits", COUNTER})
 RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context", "config"})
 
 
@@ -84,7 +83,7 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         replaces=cls.replaces,
         learns=_learns(cls, base),
         attracts=_attracts(cls, inputs),
-        prevents=cls.prevents,
+        prevents=_prevents(cls),
         ports=cls.ports,
         identities=cls.identities,
         review=cls.review,
@@ -111,6 +110,15 @@ def _learns(cls: type[Node], base: type[Node]) -> bool:
         return cls.learns
     without = cls.writes or cls.draws or cls.repeats or cls.is_loss
     return cls.build is not base.build and not without
+
+
+def _prevents(cls: type[Node]) -> str:
+    if cls.prevents and cls.prevents not in WORDS:
+        known = ", ".join(sorted(WORDS))
+        raise TypeError(
+            f"{cls.__name__}.prevents = '{cls.prevents}': no such word, use one of {known}"
+        )
+    return cls.prevents
 
 
 def _attracts(cls: type[Node], inputs: Mapping[str, In]) -> tuple[str, str] | tuple[()]:
