@@ -59,10 +59,12 @@ def _print_node(use: str) -> None:
     for title, ports in (("Inputs", page.inputs), ("Outputs", page.outputs)):
         _heading(title, out)
         table([(p.name, p.kind, p.axes, p.note) for p in ports], on=out, indent=2)
-    if page.settings:
-        _heading("Settings", out)
-        rows = [(s.name, s.type, s.default, s.meaning) for s in page.settings]
-        table(rows, ("", "value", "default", "meaning"), on=out, indent=2)
+    groups = {f"Each of {name}": settings for name, settings in page.groups.items()}
+    for title, settings in {"Settings": page.settings, **groups}.items():
+        if settings:
+            _heading(title, out)
+            rows = [(s.name, s.type, s.default, s.meaning) for s in settings]
+            table(rows, ("", "value", "default", "meaning"), on=out, indent=2)
     for name, choices in page.choices.items():
         _heading(f"Entries of {name}, one of these each", out)
         entries = [(c.name, c.value, _with_keys(c.meaning, c.keys)) for c in choices]

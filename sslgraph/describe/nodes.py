@@ -78,6 +78,7 @@ class NodePage:
         outputs: Its outputs, in order.
         settings: Its settings, in order.
         choices: Setting -> the forms that an entry of it may have.
+        groups: Setting that maps names to groups -> the settings of a group.
         facts: What it does beyond computing outputs from inputs.
         sample: A node of the type as YAML.
         family: Module or file that defines it.
@@ -90,6 +91,7 @@ class NodePage:
     outputs: tuple[PortLine, ...]
     settings: tuple[Setting, ...]
     choices: Mapping[str, tuple[Choice, ...]]
+    groups: Mapping[str, tuple[Setting, ...]]
     facts: tuple[str, ...]
     sample: str
     family: str
@@ -159,13 +161,24 @@ def node_page(use: str) -> NodePage:
         outputs=tuple(
             _port(port, _kind_of(port, declared), _MAIN if name == main else "")
             for name, port in declared.outputs.items()
-        ),
+        )
+        or tuple(_outputs_of_sample(declared)),
         settings=_settings(schema, meanings(declared.config)),
         choices=_choices(schema),
+        groups=_groups(schema),
         facts=tuple(_facts(declared)),
         sample=sample_yaml(declared),
         family=declared.family,
     )
+
+
+def _outputs_of_sample(declared: Declaration) -> Iterator[PortLine]:
+    """The outputs that the settings of the sample make, where a type declares none itself."""
+    if declared.repeats or not declared.derives:
+        return
+    config = declared.config.model_validate(dict(declared.sample))
+    for port in declared.of_node(config).outputs.values():
+        yield _port(port, str(port.kind), "of the sample below")
 
 
 def _port(port: Port, kind: str, note: str) -> PortLine:
@@ -256,6 +269,19 @@ def _choices(schema: Mapping[str, Any]) -> dict[str, tuple[Choice, ...]]:
         forms = item.get("items", {}).get("anyOf", ()) if item.get("type") == "array" else ()
         if forms and all(form.get("properties") for form in forms):
             found[name] = tuple(_choice(form) for form in forms)
+    return found
+
+
+def _groups(schema: Mapping[str, Any]) -> dict[str, tuple[Setting, ...]]:
+    """For each setting that maps names to groups of further settings, those of a group."""
+    definitions = schema.get("$defs", {})
+    found = {}
+    for name, item in schema.get("properties", {}).items():
+        target = item.get("additionalProperties")
+        reference = target.get("$ref", "") if isinstance(target, Mapping) else ""
+        group = definitions.get(reference.rpartition("/")[2], {})
+        if group.get("properties"):
+            found[name] = _settings({**group, "$defs": definitions}, {})
     return found
 
 

@@ -49,8 +49,7 @@ def _is_each(schema: Mapping[str, Any]) -> bool:
 
 def _is_by_group(schema: Mapping[str, Any]) -> bool:
     """Whether this is the form `{global: ..., local: ...}` of operations that groups share."""
-    values = schema.get("additionalProperties")
-    return isinstance(values, Mapping) and any(_is_each(f) for f in values.get("anyOf", ()))
+    return schema.get("not") == {"required": ["each"]}
 
 
 def _referred(target: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:

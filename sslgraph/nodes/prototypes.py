@@ -16,9 +16,9 @@ Scale = Literal["fixed", "learned", "unit", "none"]
 
 
 class Prototypes(Node, use="prototypes"):
-    """Score each row against learned prototypes, without bias (SwAV, section 3; DINO, section 3.1).
+    """Score each row against learned prototypes (SwAV, section 3.1; DINO, section 3.1).
 
-    With directions v, lengths g and rows x the logit of prototype k is
+    There is no bias: with directions v, lengths g and rows x the logit of prototype k is
 
     - `fixed`: x . v_k / |v_k|, so of unit rows it is a cosine; g = 1 is not trained
     - `learned`: g_k x . v_k / |v_k| (weight normalisation), g trained from 1

@@ -67,7 +67,7 @@ def test_nodes_are_found_by_word_and_by_pattern(command: Command) -> None:
 
     assert found() == set(registry.names())
     assert found("LOSSES") >= {"nt_xent"}
-    assert found("pro*") == {"projector"}
+    assert found("pro*") == {"projector", "prototypes"}
     result = command("nodes", "projektor")
     assert result.exit_code == 1
     assert result.stderr == "sslgraph: 'projektor' finds no node type; did you mean 'projector'?\n"

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
+from sslgraph.describe.nodes import node_page
 from sslgraph.loading import load
 from sslgraph.nodes.base import Context
 from sslgraph.nodes.crops import MultiCrop
@@ -263,3 +264,13 @@ def test_operations_that_need_colours_are_told_at_their_lists() -> None:
         ("ops", 0),
         ("crops", "b", "ops", 0),
     ]
+
+
+def test_the_page_shows_the_ports_of_its_sample_and_the_settings_of_a_group() -> None:
+    page = node_page("multi_crop")
+    assert [(port.name, port.axes) for port in page.outputs] == [
+        ("global", "2 B C 24 24"),
+        ("local", "3 B C 12 12"),
+    ]
+    assert {key.name for key in page.groups["crops"]} >= {"views", "size", "scale", "of", "ops"}
+    assert all(key.meaning for key in page.groups["crops"])
