@@ -43,6 +43,7 @@ def connect(graph: Graph, nodes: Mapping[str, Bound]) -> tuple[Wiring, list[Prob
     if _ordered(wiring, problems):
         for name in wiring.order:
             _follow(wiring, name, problems)
+        _stored_later_fits(wiring, problems)
         for wire in wiring.outputs.values():
             _views_exist(wiring, wire, problems)
         _losses_are_losses(wiring, problems)
@@ -135,8 +136,11 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
     bound = wiring.nodes[name]
     variables: dict[str, str] = {}
     arriving: dict[str, Identities] = {}
+    later = _stored_later(wiring, name)
     sound = bound.config is not None
     for port, wires in wiring.inputs[name].items():
+        if port in later:
+            continue
         kinds = [_kind_fits(wiring, name, port, wire, problems) for wire in wires]
         views = [_views_exist(wiring, wire, problems) for wire in wires]
         known = {kind for kind in kinds if kind}
@@ -156,10 +160,30 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
     if any(len(views) > MOST_VIEWS for views in arriving.values()):
         problems.append(_too_many(wiring, name))
         return
-    if sound and set(arriving) >= set(bound.declaration.required):
+    if sound and {*arriving, *later} >= set(bound.declaration.required):
         made = _made(bound, arriving)
         wiring.identities.update({(name, port): views for port, views in made.items()})
         _review(wiring, bound, arriving, problems)
+
+
+def _stored_later(wiring: Wiring, name: str) -> list[str]:
+    """Inputs of a node that only its memory takes, from nodes that read that memory first."""
+    after = set(wiring.order[wiring.order.index(name) + 1 :])
+    declared = wiring.nodes[name].declaration
+    return [
+        port
+        for port, wires in wiring.inputs[name].items()
+        if not declared.inputs[port].is_read and any(wire.source[0] in after for wire in wires)
+    ]
+
+
+def _stored_later_fits(wiring: Wiring, problems: list[Problem]) -> None:
+    """Judge the wires that lead back in time, once all ports are known."""
+    for name in wiring.order:
+        for port in _stored_later(wiring, name):
+            for wire in wiring.inputs[name][port]:
+                _kind_fits(wiring, name, port, wire, problems)
+                _views_exist(wiring, wire, problems)
 
 
 def _made(bound: Bound, arriving: Mapping[str, Identities]) -> Mapping[str, Identities]:
