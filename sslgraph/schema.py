@@ -6,7 +6,7 @@ one, and in a preset, a node may leave out `use` and change some settings only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -79,8 +79,10 @@ def json_schema(uses: Iterable[str] | None = None) -> Schema:
         if model is _Minimize or model in configs
     }
     definitions |= {"variable": _VARIABLE, "reference": _REFERENCE}
+    replaced = _settings_of_members(declared, own)
     for declaration in declared:
-        definitions |= _node_forms(declaration, own[declaration.config])
+        others = replaced if declaration.replaces else {}
+        definitions |= _node_forms(declaration, own[declaration.config], others)
     names = [declaration.use for declaration in declared]
     definitions["node"] = {"oneOf": [{"$ref": f"#/$defs/node.{name}"} for name in names]}
     definitions["change"] = {"anyOf": [{"$ref": f"#/$defs/change.{name}"} for name in names]}
@@ -174,8 +176,28 @@ def _extends() -> Schema:
     }
 
 
-def _node_forms(declared: Declaration, config: Schema) -> Schema:
-    """The whole node, with what it needs, and the form that only changes some of it."""
+def _settings_of_members(
+    declared: Sequence[Declaration], own: Mapping[type[BaseModel], Schema]
+) -> Schema:
+    """What a copy may replace: every setting that some type has, since `of` names nodes."""
+    found: dict[str, list[Schema]] = {}
+    for declaration in declared:
+        if declaration.repeats:
+            continue
+        for name in own[declaration.config].get("properties", {}):
+            found.setdefault(name, []).append({"$ref": f"#/$defs/{declaration.use}.{name}"})
+    text = "in the place of what its members have"
+    return {name: {"description": text, "anyOf": forms} for name, forms in found.items()}
+
+
+def _node_forms(declared: Declaration, config: Schema, others: Schema) -> Schema:
+    """The whole node, with what it needs, and the form that only changes some of it.
+
+    Args:
+        declared: The type.
+        config: The schema of its settings.
+        others: Settings of other types that it may have too.
+    """
     words = meanings(declared.config)
     settings = {
         f"{declared.use}.{name}": {"description": words[name], **item} if name in words else item
@@ -187,6 +209,7 @@ def _node_forms(declared: Declaration, config: Schema) -> Schema:
         "description": declared.summary,
         "properties": {
             "use": {"const": declared.use, "description": declared.summary},
+            **others,
             "in": _inputs(declared),
             **{key.partition(".")[2]: {"$ref": f"#/$defs/{key}"} for key in settings},
             "train": {
@@ -194,10 +217,12 @@ def _node_forms(declared: Declaration, config: Schema) -> Schema:
                 "anyOf": [{"$ref": "#/$defs/NodeTrain"}, {"$ref": "#/$defs/variable"}],
             },
             "weights": _text("where its first weights come from"),
+            **({"of": _OF} if declared.repeats else {}),
         },
         "additionalProperties": False,
     }
     needed = ["use", *(["in"] if declared.required else []), *config.get("required", ())]
+    needed += ["of", "in"] if declared.repeats else []
     return {
         **settings,
         f"node.{declared.use}": {**form, "required": needed},
@@ -205,7 +230,21 @@ def _node_forms(declared: Declaration, config: Schema) -> Schema:
     }
 
 
+_OF: Schema = {
+    "description": "the node that it repeats, or a chain of nodes that feed each other",
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"$ref": "#/$defs/variable"},
+    ],
+}
+
+
 def _inputs(declared: Declaration) -> Schema:
+    if declared.repeats:
+        description = "inputs of the first node of `of`; others as `member.input`"
+        several: Schema = {"type": "object", "additionalProperties": _REFERENCES}
+        return {"description": description, "anyOf": [*_REFERENCES["anyOf"], several]}
     ports = {
         name: {**_REFERENCES, "description": _port_text(port)}
         for name, port in declared.inputs.items()

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from sslgraph import registry
@@ -163,7 +163,10 @@ def node_page(use: str) -> NodePage:
             for name, port in declared.outputs.items()
         )
         or tuple(_outputs_of_sample(declared)),
-        settings=_settings(schema, meanings(declared.config)),
+        settings=(
+            *([_OF] if declared.repeats else []),
+            *_settings(schema, meanings(declared.config)),
+        ),
         choices=_choices(schema),
         groups=_groups(schema),
         facts=tuple(_facts(declared)),
@@ -172,11 +175,17 @@ def node_page(use: str) -> NodePage:
     )
 
 
+_OF = Setting("of", "node or list of nodes", "required", "What it repeats.")
+
+
 def _outputs_of_sample(declared: Declaration) -> Iterator[PortLine]:
     """The outputs that the settings of the sample make, where a type declares none itself."""
     if declared.repeats or not declared.derives:
         return
-    config = declared.config.model_validate(dict(declared.sample))
+    try:
+        config = declared.config.model_validate(dict(declared.sample))
+    except ValidationError:  # the sample names what only a user has, such as a finished run
+        return
     for port in declared.of_node(config).outputs.values():
         yield _port(port, str(port.kind), "of the sample below")
 
@@ -207,6 +216,14 @@ def _input_note(port: In) -> str:
 def _facts(declared: Declaration) -> Iterator[str]:
     if declared.is_loss:
         yield "a loss: name it under `minimize`"
+    if declared.repeats:
+        yield (
+            "takes the inputs of the first node of `of` (those of others as `member.input`) and "
+            "gives all outputs of all, such as `NAME.encoder.tokens`; its bare name is the last "
+            "one's main output"
+        )
+    if declared.replaces:
+        yield "may set what its members have, if their weights stay: such as `drop_path: 0`"
     if declared.draws:
         yield "draws random numbers, a function of seed, node, view and sample"
     if declared.stops_gradient:
@@ -221,19 +238,35 @@ def _facts(declared: Declaration) -> Iterator[str]:
 
 def sample_yaml(declared: Declaration) -> str:
     """A node of this type as YAML: valid settings, references as they are usually called."""
-    plugged = {name: declared.inputs[name] for name in declared.required}
-    references = {name: _usual_reference(port) for name, port in plugged.items()}
+    settings = to_jsonable_python(dict(declared.sample))
+    members = [registry.find(member.pop("use")) for member in settings.get("of", ())]
+    lines = ["nodes:"]
+    for member, own in zip(members, settings.pop("of", ()), strict=True):
+        lines += _sample_node(member, _usual_references(member), own)
+    references = _usual_references(members[0] if members else declared)
+    if members:
+        names = [member.use for member in members]
+        settings = {"of": names[0] if len(names) == 1 else names, **settings}
+    return "\n".join([*lines, *_sample_node(declared, references, settings)])
+
+
+def _sample_node(
+    declared: Declaration, references: Mapping[str, str], settings: Mapping[str, object]
+) -> list[str]:
     node: dict[str, object] = {"use": declared.use}
     if len(references) == 1:
         node["in"] = next(iter(references.values()))
     elif references:
         node["in"] = references
-    node |= to_jsonable_python(dict(declared.sample))
+    node |= settings
     line = f"  {declared.use}: {flow(node)}"
     if len(line) <= 80:
-        return f"nodes:\n{line}"
-    lines = [f"    {key}: {flow(value)}" for key, value in node.items()]
-    return "\n".join(["nodes:", f"  {declared.use}:", *lines])
+        return [line]
+    return [f"  {declared.use}:", *(f"    {key}: {flow(value)}" for key, value in node.items())]
+
+
+def _usual_references(declared: Declaration) -> dict[str, str]:
+    return {name: _usual_reference(declared.inputs[name]) for name in declared.required}
 
 
 def _usual_reference(port: In) -> str:

@@ -17,7 +17,7 @@ SHORTEST = 1e-6
 
 
 class CosineRegression(PairLoss, use="cosine_regression"):
-    """Turn each prediction towards its target's direction (BYOL, equation 2; SimSiam, equation 1).
+    """Turn predictions towards their targets (BYOL, equation 2; SimSiam, equation 1).
 
     Both inputs are normalised here. Gradient flows into both: a target that must not move comes
     through `ema` or `stop_grad`.

@@ -18,7 +18,7 @@ from sslgraph.schedules import Bounds, LearnableNumber
 
 
 class InfoNce(PairLoss, use="info_nce"):
-    """Cross entropy of finding the positive of a query among negatives (CPC, eq. 4; MoCo, eq. 1).
+    """Find the positive of each query among negatives (CPC, eq. 4; MoCo, eq. 1).
 
     With `negatives` plugged, such as a queue, they are all the negatives there are: the positives
     of other images are none, and the positive is never among them. Without, the negatives of a

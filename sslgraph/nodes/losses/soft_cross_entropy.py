@@ -16,7 +16,7 @@ from sslgraph.schedules import Bounds, Number
 
 
 class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
-    """Cross entropy between a predicted and a given distribution (DINO, eq. 2; SwAV, eq. 2).
+    """Cross entropy with a distribution as target (DINO, eq. 2; SwAV, eq. 2).
 
     -sum over k of target_k log softmax(prediction / temperature)_k. The target is not sharpened or
     centered here, and no gradient is stopped: it comes through `ema`, `sinkhorn` or `stop_grad`.
