@@ -117,7 +117,7 @@ class TokenDecoder(Node, use="token_decoder"):
         config = self.config
         rows, columns = self._grid(G)
         self.embed = nn.Linear(D, config.width)
-        self.mask_token = nn.Parameter(torch.empty(config.width).normal_(std=TOKEN_STD))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width).normal_(std=TOKEN_STD))
         table = sincos_table(rows, columns, config.width)
         self.register_buffer("positions", table, persistent=False)
         self.blocks = nn.Sequential(

@@ -132,7 +132,7 @@ class Encoder(Node, use="encoder"):
             start_xavier(self.model)
         if config.masked == "token":
             width = int(self.model.get_parameter("pos_embed").shape[-1])
-            self.mask_token = nn.Parameter(torch.empty(width).normal_(std=TOKEN_STD))
+            self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=TOKEN_STD))
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that images and masks have the sizes that the model was built for."""
@@ -239,7 +239,8 @@ class Encoder(Node, use="encoder"):
             return features
         x = model.patch_embed(image)  # B N D, or B rows columns D where sizes are free
         if mask is not None and self.config.masked == "token":
-            x = torch.where(mask.reshape(*x.shape[:-1], 1), self.mask_token.to(x.dtype), x)
+            token = self.mask_token.flatten().to(x.dtype)
+            x = torch.where(mask.reshape(*x.shape[:-1], 1), token, x)
         x = with_positions(model, x, sincos=self.config.position == "sincos")
         if mask is not None and self.config.masked == "drop":
             x = taken(x, visible_places(self, "mask", mask), after=model.num_prefix_tokens)

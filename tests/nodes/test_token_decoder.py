@@ -30,7 +30,7 @@ def by_hand(node: Any, x: Tensor, mask: Tensor, front: int) -> Tensor:
     for tokens, hidden in zip(x, mask, strict=True):
         rows = list(node.embed(tokens))
         visible = iter(rows[front:])
-        places = [node.mask_token if gone else next(visible) for gone in hidden]
+        places = [node.mask_token[0, 0] if gone else next(visible) for gone in hidden]
         whole = torch.stack(places) + sincos_table(4, 4, 8)
         y = torch.cat([torch.stack(rows[:front]), whole]) if front else whole
         for block in node.blocks:
