@@ -116,6 +116,22 @@ def see_groups(crops: Mapping[str, CropGroup]) -> None:
     wrong = [*_bad_names(crops), *_bad_origins(crops)] or [*_bad_counts(crops)]
     if wrong:
         raise ValidationError.from_exception_data("crops", wrong)
+    for name, group in crops.items():
+        refuse_second_crop(group.ops or [], {name: group})
+
+
+def refuse_second_crop(
+    ops: Sequence[OpSetting | GroupedOp], crops: Mapping[str, CropGroup]
+) -> None:
+    """Refuse a `crop` in the list of groups whose `scale` is one already."""
+    scaled = next((name for name, group in crops.items() if group.scale is not None), None)
+    place = next((at for at, op in enumerate(ops) if op.name == "crop"), None)
+    if scaled is not None and place is not None:
+        raise fault(
+            f"operation {place} (crop) crops '{scaled}' a second time",
+            expected="one crop: 'scale' of the group, or a 'crop' among the operations",
+            help="delete one of them",
+        )
 
 
 def lists_of(

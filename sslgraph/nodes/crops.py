@@ -10,7 +10,14 @@ from torch import Tensor
 
 from sslgraph.hashing import text_key
 from sslgraph.nodes.base import Node
-from sslgraph.nodes.crop_groups import CropGroup, lists_of, see_groups, sharing, views_of
+from sslgraph.nodes.crop_groups import (
+    CropGroup,
+    lists_of,
+    refuse_second_crop,
+    see_groups,
+    sharing,
+    views_of,
+)
 from sslgraph.nodes.ops import OpSetting, evaluate_ops
 from sslgraph.nodes.ops.groups import GroupedOp, ops_of_groups
 from sslgraph.nodes.views import random_views, refuse_order, see_channels
@@ -67,7 +74,9 @@ class MultiCrop(Node, use="multi_crop"):
         def _sound(cls, ops: list[GroupedOp], info: ValidationInfo) -> list[GroupedOp]:
             refuse_order(ops)
             if "crops" in info.data:
-                ops_of_groups(ops, sharing(info.data["crops"]))
+                crops = info.data["crops"]
+                ops_of_groups(ops, sharing(crops))
+                refuse_second_crop(ops, {name: crops[name] for name in sharing(crops)})
             return ops
 
     @classmethod
@@ -97,10 +106,10 @@ class MultiCrop(Node, use="multi_crop"):
         crops, common = self.config.crops, self.config.ops
         self.lists = lists_of(crops, common)
         written: list[tuple[tuple[str, ...], list[OpSetting]]] = [
-            (("crops", name, "ops"), group.ops) for name, group in crops.items() if group.ops
+            *((("ops",), ops) for ops in ops_of_groups(common, sharing(crops)).values()),
+            *((("crops", name, "ops"), group.ops) for name, group in crops.items() if group.ops),
         ]
-        alike = next(iter(ops_of_groups(common, sharing(crops)).values()), [])
-        see_channels([(("ops",), alike), *written], C)
+        see_channels(written, C)
 
     def forward(self, image: Tensor, position: Tensor) -> Any:
         """The views of each group."""

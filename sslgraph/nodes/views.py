@@ -148,7 +148,7 @@ def see_channels(
     """See that operations suit images of so many channels.
 
     Args:
-        lists: Lists of operations with their places in the node's settings.
+        lists: Lists of operations with their places in the node's settings, which may repeat.
         channels: The number of channels.
 
     Raises:
@@ -160,7 +160,7 @@ def see_channels(
         for where, ops in lists
         for at, name, needed in wrong_channels(ops, channels)
     ]
-    for *place, name, needed in reversed(wrong):
+    for *place, name, needed in reversed(dict.fromkeys(wrong)):
         fault = SettingError(
             f"operation '{name}' is not for images of {channels} channels",
             path=tuple(place),

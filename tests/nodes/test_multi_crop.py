@@ -241,6 +241,11 @@ ONE = {"size": 8}
             [("crops.a.ops.0", "'each' of 'gray' gives 3 values for 2 views")],
         ),
         (
+            GROUPS,
+            [{"flip": 0.5}, {"crop": [0.1, 1]}],
+            [("ops", "operation 1 (crop) crops 'global' a second time")],
+        ),
+        (
             {"a": {"size": 8, "scale": [0.9, 0.1]}},
             [],
             [("crops.a.scale", "the range [0.9, 0.1] is empty")],
@@ -254,16 +259,13 @@ def test_mistakes_are_told_at_their_place(
 
 
 def test_operations_that_need_colours_are_told_at_their_lists() -> None:
-    crops = {"a": {"size": 8}, "b": {"size": 8, "ops": [{"gray": 1}]}}
+    crops = {"a": {"size": 8}, "b": {"size": 8, "ops": [{"gray": 1}]}, "c": {"size": 4}}
+    ops = [{"jitter": [0.1, 0.1, 0.1, 0.1]}, {"normalize": {"a": "half", "c": "clip"}}]
     with pytest.raises(ValueError, match="'jitter' is not for images of 1 channels") as caught:
-        MultiCrop(
-            axes={"C": 1, "H": 9, "W": 9}, crops=crops, ops=[{"jitter": [0.1, 0.1, 0.1, 0.1]}]
-        )
+        MultiCrop(axes={"C": 1, "H": 9, "W": 9}, crops=crops, ops=ops)
     fault: Any = caught.value
-    assert [fault.path, *(more.path for more in fault.more)] == [
-        ("ops", 0),
-        ("crops", "b", "ops", 0),
-    ]
+    places = [fault.path, *(more.path for more in fault.more)]
+    assert places == [("ops", 0), ("ops", 1), ("crops", "b", "ops", 0)]
 
 
 def test_the_page_shows_the_ports_of_its_sample_and_the_settings_of_a_group() -> None:
