@@ -45,9 +45,8 @@ def weight_problems(plan: Plan, step: Step, module: Node) -> Iterator[Problem]:
     if train is None:
         return
     lends = declared.repeats and not declared.writes
-    asked = train.enabled and train.model_fields_set != {"recompute"}
     trains = any(parameter.requires_grad for parameter in module.parameters())
-    if not trains and (asked or lends):
+    if not trains and (train.enabled or lends):
         yield Problem(
             "E306",
             _untrained(step, members),

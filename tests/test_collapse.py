@@ -257,6 +257,10 @@ def test_a_gradient_into_the_target_alone() -> None:
     assert swapped.title == "loss trains through target alone, as if its inputs were swapped"
     assert swapped.got == "a gradient into target, which trains encoder and guess"
     assert swapped.notes == ("slow (ema) lets no gradient through",)
+    # the review goes on with the sides as they train
+    both = {problem.code: problem.title for problem in found("slow", "encoder")}
+    assert both["W501"] == "loss may collapse: no predictor before its target"
+    assert "W502" in both
 
 
 def test_a_broken_graph_gets_no_review() -> None:

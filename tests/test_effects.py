@@ -90,6 +90,19 @@ def test_a_copy_of_a_copy_moves_with_the_original() -> None:
     assert problems({"slow": SLOW, "slower": slower, "loss": pull}) == []
 
 
+def test_a_part_of_a_copy_counts_alone() -> None:
+    """Of a copied chain whose encoder is fixed only the head moves."""
+    nodes = {
+        "pixels": {**TWO_VIEWS["pixels"], "train": False},
+        "slow": {"use": "ema", "of": ["pixels", "head"], "in": "views"},
+        "still": {"use": "ema", "of": "slow.pixels", "in": "views"},
+        "moving": {"use": "ema", "of": "slow.head", "in": "still"},
+        "loss": {"use": "toy_pull", "in": {"a": "head", "b": "moving"}},
+    }
+    found = one(nodes)
+    assert found.title == "still follows slow.pixels, which is never trained"
+
+
 def test_a_copy_of_what_is_trained_at_a_second_place_only() -> None:
     """The original's own output is used by nobody; its gradient comes through `shared`."""
     nodes = {

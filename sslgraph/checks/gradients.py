@@ -82,8 +82,7 @@ class Gradients:
         """The nodes whose weights get a gradient where these nodes' outputs get one."""
         found: set[str] = set()
         for name in self._before(self._passing, names):
-            if not self.nodes[name].declaration.stops_gradient:
-                found |= self.origins(name, through_copies=False)
+            found |= self.origins(name, through_copies=False)
         return frozenset(found)
 
     def moving_before(self, names: Iterable[str]) -> frozenset[str]:
