@@ -59,7 +59,8 @@ class Queue(Node, use="queue"):
         cls, name: str, config: Any, inputs: Mapping[str, Identities]
     ) -> Mapping[str, Identities]:
         """Rows come from other images, so no crop of this batch has their names."""
-        views = len(inputs["x"]) if "x" in inputs else 1  # what it stores may depend on what it gives
+        # what it stores may depend on what it gives, and is then not known yet
+        views = len(inputs["x"]) if "x" in inputs else 1
         return {"items": tuple(f"{name}.{view}" for view in range(views))}
 
     def forward(self) -> Tensor:
