@@ -65,7 +65,23 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
     cls._lifts = any(rank == ANY or not inputs[name].has_views for name, rank in cls._read_axes)
     if len(outputs) > 1:
         cls.Outputs = namedtuple(f"{cls.__name__}Outputs", outputs)  # type: ignore[misc]
-    cls.declaration = Declaration(
+    cls.declaration = _declaration(cls, use, base, inputs, outputs)
+    if not cls.repeats:  # its members meet the view axis themselves
+        wrap_forward(cls)
+    if written and cls.gathers:
+        wrap_write(cls, written)
+    registry.add(cls.declaration)
+
+
+def _declaration(
+    cls: type[Node],
+    use: str,
+    base: type[Node],
+    inputs: Mapping[str, In],
+    outputs: Mapping[str, Out],
+) -> Declaration:
+    """What a class says of itself, for layers that never see the class."""
+    return Declaration(
         use=use,
         summary=(inspect.getdoc(cls) or "").split("\n")[0],
         inputs=inputs,
@@ -92,11 +108,6 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         even=cls.even,
         largest_crop=cls.largest_crop,
     )
-    if not cls.repeats:  # its members meet the view axis themselves
-        wrap_forward(cls)
-    if written and cls.gathers:
-        wrap_write(cls, written)
-    registry.add(cls.declaration)
 
 
 def _derives(cls: type[Node], base: type[Node]) -> bool:
