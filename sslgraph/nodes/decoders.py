@@ -26,6 +26,8 @@ _WIDTH_HELP = (
 
 def _width(value: object) -> object:
     """A width, or the pixels of a patch as `{patch: 16, channels: 3}`."""
+    if isinstance(value, str):
+        raise fault("not a width", expected="a whole number or a patch", help=_WIDTH_HELP)
     if not isinstance(value, Mapping):
         return value
     sides = {"channels": 3, **value}

@@ -81,6 +81,8 @@ def test_out_is_a_width_or_a_patch(out: Any, width: int) -> None:
 def test_what_is_no_patch(out: Any) -> None:
     with pytest.raises(ValueError, match="not the size of a patch"):
         make_node("token_decoder", out=out)
+    with pytest.raises(ValueError, match="not a width: a whole number or a patch"):
+        make_node("token_decoder", out="pixels")
 
 
 @pytest.mark.parametrize(
