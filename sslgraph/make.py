@@ -57,6 +57,7 @@ def make_module(
         axes=axes, context=context, config=step.config, declaration=step.declaration, **others
     )
     if not step.trained:
+        _sees_all(step, module)
         module.requires_grad_(requires_grad=False)
     if getattr(step.spec.train, "recompute", False):
         recompute(module)
@@ -82,6 +83,23 @@ def kept_by_masks(plan: Plan, step: Step, axes: Mapping[str, int]) -> dict[str, 
             help="wire masks of one node or of equal settings",
         )
     return found
+
+
+def _sees_all(step: Step, module: Node) -> None:
+    """Refuse masks that would be ignored: what is not trained is in evaluation.
+
+    Raises:
+        SettingError: A mask is plugged.
+    """
+    declared = step.declaration.inputs
+    masks = [port for port in step.inputs if declared[port].kind.allowed == ("mask",)]
+    if masks and hasattr(module, "evaluate"):
+        raise SettingError(
+            "what is not trained is in evaluation, where masks hide nothing",
+            path=("train",),
+            expected=f"no mask in '{masks[0]}'",
+            help="delete 'train: false', or unplug the mask",
+        )
 
 
 def original(made: Mapping[str, Node], member: Member) -> Node:
