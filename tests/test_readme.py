@@ -11,6 +11,9 @@ from click.testing import CliRunner
 
 from sslgraph import registry
 from sslgraph.cli import main
+from sslgraph.limits import Place
+from sslgraph.reading import parse
+from sslgraph.tree import plain
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,8 +87,22 @@ def test_the_difference_is_the_one_of_diff(tmp_path: Path, monkeypatch: pytest.M
     assert Path("diff.svg").exists()
 
 
+def test_the_nodes_of_teachers_and_memories_are_sound() -> None:
+    _, shown = [text for language, text in BLOCKS if language == "yaml"]
+    tree, problems = parse(f"nodes:\n{shown}", Place("README.md"))
+    assert tree is not None
+    assert not problems
+    nodes: Any = plain(tree)
+    for name, node in nodes["nodes"].items():
+        declared = registry.find(node["use"])
+        settings = {key: value for key, value in node.items() if key not in ("use", "in", "of")}
+        assert settings.keys() <= declared.config.model_fields.keys(), name
+        if "run" not in settings:  # a finished run is the reader's own
+            declared.config.model_validate(settings)
+
+
 def test_the_lines_of_the_method_are_those_of_the_file() -> None:
-    (shown,) = [text for language, text in BLOCKS if language == "yaml"]
+    shown, _ = [text for language, text in BLOCKS if language == "yaml"]
     method = (ROOT / "methods" / "simclr.yaml").read_text(encoding="utf-8")
     there = {_bare(line) for line in method.splitlines()}
     for line in shown.splitlines():

@@ -149,7 +149,8 @@ class Node(Numbers):
         if type(self).declaration.derives:
             own = declaration or type(self).declaration.of_node(self.config)
             self.declaration = own  # type: ignore[misc]  # of this node, not of its class
-            self.Outputs = _plain  # type: ignore[misc,method-assign]  # a group of crops may have any name
+            # A group of crops may have any name, so its outputs are no named tuple.
+            self.Outputs = _plain  # type: ignore[misc,method-assign]
         self.axes: dict[str, int] = {}
         self.schedules: dict[str, Schedule] = {}
         self.limits: dict[str, tuple[float | None, float | None]] = {}
@@ -276,12 +277,13 @@ class Node(Numbers):
                 path=("batch_norm",),
                 expected="'all' or 'own', without groups",
             )
-        if self.context.samples % rule.groups:
+        samples = self.context.samples
+        if samples % rule.groups:
             raise SettingError(
-                f"{self.context.samples} samples can't be cut into {rule.groups} groups of one size",
+                f"{samples} samples can't be cut into {rule.groups} groups of one size",
                 path=("batch_norm", "groups"),
                 expected=f"a multiple of {rule.groups} samples in each process a forward pass",
-                got=f"{self.context.samples} over all processes",
+                got=f"{samples} over all processes",
                 help="change train.batch_size, train.accumulate or 'groups'",
             )
         self._sharing = Sharing(rule, self.context.key())

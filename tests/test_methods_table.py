@@ -1,0 +1,70 @@
+"""`methods/README.md`: made by a tool from methods and measurements, never by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sslgraph
+from sslgraph.loading import shipped_methods
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("methods_tool", ROOT / "tools" / "methods.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_is_what_the_tool_writes(tool: Any) -> None:
+    results = tool.read_results()
+    rows = [tool.row(name, sslgraph.load(name), results.get(name)) for name in shipped_methods()]
+    assert tool.README.read_text(encoding="utf-8") == tool.text(rows), (
+        "run `python tools/methods.py table`"
+    )
+
+
+def test_every_method_was_measured_over_three_seeds_and_drawn(tool: Any) -> None:
+    results = json.loads(tool.RESULTS.read_text(encoding="utf-8"))
+    for name in shipped_methods():
+        assert set(results[name]["seeds"]) >= {"0", "1", "2"}, name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
+        assert (ROOT / "methods" / f"{name}.svg").is_file(), name
+
+
+def test_a_method_that_learned_nothing_is_said_to(tool: Any) -> None:
+    seed = {"knn": 11.0, "untrained": 11.5, "pixels": 15.0, "seconds": 60.0}
+    result = {"date": "2026-01-01", "commit": "abc", "seeds": {"0": seed}}
+    assert "not above untrained" in tool.reached(result)[0]
+    result["seeds"]["0"]["knn"] = 12.0  # type: ignore[index]
+    assert "not above" not in tool.reached(result)[0]
+
+
+def test_no_preset_is_another_method() -> None:
+    """Same nodes, types, wires, members, losses and outputs; only sizes and numbers differ."""
+    for name in shipped_methods():
+        full, tiny = sslgraph.load(name), sslgraph.load(name, preset="tiny")
+        assert wiring(full) == wiring(tiny), name
+
+
+def wiring(graph: sslgraph.Graph) -> Any:
+    nodes = {
+        name: (
+            node.use,
+            node.of,
+            {port: [r.text for r in references] for port, references in node.inputs.items()},
+        )
+        for name, node in graph.nodes.items()
+    }
+    outputs = {name: reference.text for name, reference in graph.outputs.items()}
+    return nodes, list(graph.minimize), outputs
