@@ -38,15 +38,14 @@ SEEDS = (0, 1, 2)
 
 def measure(names: Sequence[str], seeds: Sequence[int]) -> None:
     """Run small presets and keep what they reached."""
-    known = read_results()
     for name in names:
-        found = dict(known.get(name, {}).get("seeds", {}))
         for seed in seeds:
             print(f"{name}, seed {seed}", flush=True)
-            found[str(seed)] = one_run(name, seed)
+            result = one_run(name, seed)
+            known = read_results()  # only now: another process may measure beside this one
+            found = {**known.get(name, {}).get("seeds", {}), str(seed): result}
             today = datetime.datetime.now(datetime.UTC).date().isoformat()
-            facts = {"date": today, "commit": commit(), "seeds": dict(sorted(found.items()))}
-            known[name] = facts
+            known[name] = {"date": today, "commit": commit(), "seeds": dict(sorted(found.items()))}
             write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
