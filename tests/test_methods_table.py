@@ -27,11 +27,8 @@ def tool() -> Any:
 
 
 def test_the_table_is_what_the_tool_writes(tool: Any) -> None:
-    results = tool.read_results()
-    rows = [tool.row(name, sslgraph.load(name), results.get(name)) for name in shipped_methods()]
-    assert tool.README.read_text(encoding="utf-8") == tool.text(rows), (
-        "run `python tools/methods.py table`"
-    )
+    shown = tool.README.read_text(encoding="utf-8")
+    assert shown == tool.text(tool.read_results()), "run `python tools/methods.py table`"
 
 
 def test_every_method_was_measured_over_three_seeds_and_drawn(tool: Any) -> None:
@@ -43,10 +40,12 @@ def test_every_method_was_measured_over_three_seeds_and_drawn(tool: Any) -> None
 
 
 def test_a_method_that_learned_nothing_is_said_to(tool: Any) -> None:
-    seed = {"knn": 11.0, "untrained": 11.5, "pixels": 15.0, "seconds": 60.0}
+    seed = {"knn": 11.0, "untrained": 11.5, "pixels": 15.0}
     result = {"date": "2026-01-01", "commit": "abc", "seeds": {"0": seed}}
     assert "not above untrained" in tool.reached(result)[0]
-    result["seeds"]["0"]["knn"] = 12.0  # type: ignore[index]
+    result["seeds"]["0"]["knn"] = 14.0  # type: ignore[index]  # 2.5 points are within chance
+    assert "not above untrained" in tool.reached(result)[0]
+    result["seeds"]["0"]["knn"] = 15.0  # type: ignore[index]
     assert "not above" not in tool.reached(result)[0]
 
 

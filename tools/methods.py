@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "methods" / "results.json"
 README = ROOT / "methods" / "README.md"
 SEEDS = (0, 1, 2)
+# Points of kNN; 2.8 are two standard errors of a difference near 12 % on 1,090 pictures.
+MARGIN = 3.0
 
 
 def measure(names: Sequence[str], seeds: Sequence[int]) -> None:
@@ -49,14 +50,13 @@ def measure(names: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def one_run(name: str, seed: int) -> dict[str, float]:
-    """One run of a small preset: accuracies in percent, seconds and what the features are like."""
+    """One run of a small preset: accuracies in percent, and what the features are like."""
     from sslgraph.data import EmbeddedDigits
     from sslgraph.train import train
 
     graph = sslgraph.load(name, preset="tiny")
     canvas = make_plan(graph).largest_view()
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
         result = train(
             graph,
             EmbeddedDigits("train", canvas=canvas),
@@ -64,7 +64,6 @@ def one_run(name: str, seed: int) -> dict[str, float]:
             out=Path(folder) / "run",
             seed=seed,
         )
-        seconds = time.perf_counter() - began
     quality, floors = result.quality, result.floors
     if quality is None or quality.knn is None or result.signal:
         sys.exit(f"{name}, seed {seed}: the run has no kNN")
@@ -75,7 +74,6 @@ def one_run(name: str, seed: int) -> dict[str, float]:
         "loss": result.loss,
         "rank": quality.rank,
         "std": quality.std,
-        "seconds": seconds,
     }
     return {key: round(float(value), 4) for key, value in facts.items()}
 
@@ -83,12 +81,9 @@ def one_run(name: str, seed: int) -> dict[str, float]:
 def table() -> None:
     """Write the README and a picture of each method."""
     results = read_results()
-    rows = []
     for name in shipped_methods():
-        graph = sslgraph.load(name)
-        draw(graph, ROOT / "methods" / f"{name}.svg")
-        rows.append(row(name, graph, results.get(name)))
-    write_text(README, text(rows))
+        draw(sslgraph.load(name), ROOT / "methods" / f"{name}.svg")
+    write_text(README, text(results))
 
 
 def row(name: str, graph: sslgraph.Graph, result: Mapping[str, Any] | None) -> str:
@@ -106,29 +101,35 @@ def row(name: str, graph: sslgraph.Graph, result: Mapping[str, Any] | None) -> s
 def reached(result: Mapping[str, Any] | None) -> list[str]:
     """The measured cells: kNN of each seed, of the untrained encoder and of raw pixels."""
     if result is None:
-        return ["not measured", "", "", "", ""]
+        return ["not measured", "", "", ""]
     seeds = list(result["seeds"].values())
     every = " / ".join(f"{seed['knn']:.1f}" for seed in seeds)
     untrained = [seed["untrained"] for seed in seeds]
-    beats = all(seed["knn"] > seed["untrained"] for seed in seeds)
-    minutes = statistics.mean(seed["seconds"] for seed in seeds) / 60
     return [
-        every if beats else f"{every}, **not above untrained**",
+        every if is_above(result) else f"{every}, **not above untrained**",
         f"{min(untrained):.1f} to {max(untrained):.1f}",
         f"{statistics.mean(seed['pixels'] for seed in seeds):.1f}",
-        f"{minutes:.1f}",
         f"{result['date']}, {result['commit']}",
     ]
 
 
-def text(rows: Sequence[str]) -> str:
+def is_above(result: Mapping[str, Any]) -> bool:
+    """Whether every seed beats its untrained encoder by more than chance explains."""
+    return all(seed["knn"] - seed["untrained"] > MARGIN for seed in result["seeds"].values())
+
+
+def text(results: Mapping[str, Any]) -> str:
     """The README."""
+    rows = [row(name, sslgraph.load(name), results.get(name)) for name in shipped_methods()]
+    below = [name for name in shipped_methods() if name in results and not is_above(results[name])]
+    reasons = [f"- **{sslgraph.load(name).title}**: {REASONS[name]}" for name in below]
+    why = ["Not above untrained, and why:", "", *reasons, ""] if reasons else []
     head = [
         "| method | wiring | lines | checks | kNN (%), each seed | untrained (%) | pixels (%) "
-        "| minutes | measured |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| measured |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([INTRODUCTION, *head, *rows, "", EXPLANATION])
+    return "\n".join([INTRODUCTION, *head, *rows, "", EXPLANATION, *why])
 
 
 INTRODUCTION = """# Methods
@@ -139,13 +140,23 @@ it, `sslgraph run METHOD --preset tiny` trains it on the digits that come with t
 `python tools/methods.py table` writes this file.
 """
 
+REASONS = {
+    "byol": "no negatives, so it keeps what is easiest to foretell of the other view, the ground's "
+    "brightness and layout; RankMe stays at 7 to 20 of 64. Weaker and stronger colours, quicker "
+    "and slower targets changed that little in 640 steps.",
+    "dino": "with weak colour changes the crops of an image are told apart by colour; with the "
+    "strong ones of the other presets the targets become uniform within 400 steps.",
+    "mae": "most of the pixels that it rebuilds are ground and clutter; the paper judges by "
+    "fine-tuning, too, where nearest neighbours say little.",
+}
+"""Why the small preset of a method does not beat its untrained encoder, where it does not."""
+
 EXPLANATION = """- **lines**: what `sslgraph show` prints, presets left out.
 - **checks**: tests against a version written by hand (loss, gradients and state over three
   optimizer steps) and against numbers of the recipe (sizes, losses, schedules), in `tests/methods`.
 - **kNN**: top-1 of 20 nearest neighbours after the `tiny` preset, on 1,090 pictures of digits that
   training never saw (10 classes, chance 10.1 %). Beside it the same encoder untrained, and raw
   pixels.
-- **minutes**: wall clock of that run with its measurements, on the machine of the day.
 
 The digits show that a wiring learns; they rank nothing. They are 32 pixels wide in coloured
 clutter, the runs are a few hundred steps, and the presets were not tuned alike.
