@@ -5,7 +5,7 @@
     python tools/methods.py table                # the README and the pictures
 
 A measurement is a run of the `tiny` preset on the embedded digits. Results stand in
-`methods/results.json` with date and commit; `table` reads nothing else but the methods themselves.
+`tools/methods.json` with date and commit; `table` reads nothing else but the methods themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sslgraph.loading import shipped_methods
 from sslgraph.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "methods" / "results.json"
+RESULTS = ROOT / "tools" / "methods.json"
 README = ROOT / "methods" / "README.md"
 SEEDS = (0, 1, 2)
 # Points of kNN; 2.8 are two standard errors of a difference near 12 % on 1,090 pictures.
