@@ -210,9 +210,11 @@ class Method(nn.Module):
         span = self.graph.document.span
         found = []
         for name, node in self.nodes.items():
-            for key, schedule in node.schedules.items():
-                place = span("nodes", name, key)
-                found.append(Hand(schedule, getattr(node, key), place, f"{name}.{key}"))
+            for inner, part in node.timed().items():
+                for key, schedule in part.schedules.items():
+                    place = span("nodes", name, key)
+                    called = ".".join(filter(None, (name, inner, key)))
+                    found.append(Hand(schedule, getattr(part, key), place, called))
         for name, weight in self.graph.minimize.items():
             if isinstance(weight, Schedule):
                 number = getattr(self.weights, name + "_weight")

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from sslgraph import registry
 from sslgraph.errors import did_you_mean
 from sslgraph.hashing import text_key
 from sslgraph.nodes.batch_norm import replace_batch_norms, statistics_apart
+from sslgraph.nodes.configured import configured
 from sslgraph.nodes.declare import asked_axes, declare, is_number
 from sslgraph.nodes.numbers import Numbers
 from sslgraph.nodes.shuffle import COUNTER, Sharing
@@ -144,7 +145,7 @@ class Node(Numbers):
             ValueError: A setting is unknown, missing or out of bounds.
         """
         super().__init__()
-        self.config: Any = config or _configured(type(self), settings)
+        self.config: Any = config or configured(type(self).declaration, settings)
         self.context = context or Context()
         if type(self).declaration.derives:
             own = declaration or type(self).declaration.of_node(self.config)
@@ -229,6 +230,10 @@ class Node(Numbers):
         Raises:
             SettingError: They don't.
         """
+
+    def timed(self) -> Mapping[str, Node]:
+        """The nodes whose numbers the clock fills, by their names within this one."""
+        return {"": self}
 
     def part(self, output: str) -> Node:
         """The node that computes an output: itself, or a member where it repeats others."""
@@ -377,24 +382,3 @@ def _build_at_first_call(node: nn.Module, args: tuple[Any, ...], given: dict[str
         node.build_with(node.bound_axes(tensors))
         node.to(next(iter(tensors.values())).device)
     node._first_call.remove()
-
-
-def _configured(cls: type[Node], settings: Mapping[str, Any]) -> Any:
-    try:
-        return cls.Config.model_validate(dict(settings))
-    except ValidationError as failure:
-        use = cls.declaration.use
-        lines = []
-        for wrong in failure.errors():
-            # pydantic names the alternatives of a number in words, such as `a schedule`
-            place = ".".join(str(part) for part in wrong["loc"] if " " not in str(part))
-            if wrong["type"] == "extra_forbidden":
-                hint = did_you_mean(place, cls.Config.model_fields, show="settings")
-                lines.append(f"{use} has no setting '{place}': {hint}")
-            elif wrong["type"] == "sslgraph":
-                context = wrong["ctx"]
-                facts = [wrong["msg"], context["expected"], context["help"]]
-                lines.append(f"{use}.{place}: {': '.join(fact for fact in facts if fact)}")
-            else:
-                lines.append(f"{use}.{place}: {wrong['msg']}, got {wrong['input']!r}")
-        raise ValueError("; ".join(lines)) from None

@@ -142,6 +142,10 @@ class Ema(Repeat, use="ema"):
         self.members = nn.ModuleDict(copies)
         self.members.requires_grad_(requires_grad=False)
 
+    def timed(self) -> Mapping[str, Node]:
+        """Itself and the copies, whose settings may follow the run like their originals'."""
+        return {"": self, **dict(zip(self.members, self._modules_run(), strict=True))}
+
     def forward(self, *given: Tensor | None, **named: Tensor | None) -> Any:
         """The outputs of the copies."""
         with torch.no_grad():

@@ -241,6 +241,25 @@ def test_a_member_of_a_copy_can_be_named(images: Tensor) -> None:
     assert all(p.grad is None for p in method.nodes["target"].parameters())
 
 
+def test_a_schedule_within_a_copy_follows_the_run(images: Tensor) -> None:
+    sharp = {"use": "sharpen", "in": "scores", "temperature": {"linear": [1.0, 0.5]}}
+    method = ready(
+        scores={"use": "prototypes", "in": "projector", "count": 3},
+        sharp=sharp,
+        target={"of": ["encoder", "projector", "scores", "sharp"]},
+        loss={
+            "use": "soft_cross_entropy",
+            "in": {"prediction": "scores", "target": "target"},
+        },
+    )
+    method({"image": images})
+    method.after_step()
+    method({"image": images})
+    copied = method.nodes["target"].members["sharp"].temperature
+    assert copied.item() < 1.0
+    assert torch.equal(copied, torch.tensor(1 - 0.5 / STEPS))
+
+
 def test_ports_of_a_chain() -> None:
     plan = ready().plan
     declared = plan.step("target").declaration
