@@ -103,12 +103,13 @@ def read(
 
 
 def shipped_methods() -> dict[str, Path]:
-    """The files of the methods that come with the package, by name."""
+    """The files of the methods that come with the package, by name; hybrids stand last."""
     here = Path(__file__).parent
     folder = here / "_methods"  # in the wheel; in a checkout it lies beside the package
     if not folder.is_dir():
         folder = here.parent / "methods"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("hybrids/*.yaml"))]
+    return {path.stem: path for path in files}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The small preset of every method trains on a folder of images, resumes, leaves a backbone."""
+"""A method's small preset trains on a folder of images, resumes, and leaves a backbone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.console import Console
 
 import sslgraph
 from sslgraph.data import ImageFolder
-from sslgraph.loading import shipped_methods
 from sslgraph.plan import make_plan
 from sslgraph.train import checkpoint, resume, train
+from tests.methods.shipped import chosen
 from tests.train.test_run import at_step, require_equal
 
 SHORT = {"train.batch_size": 16, "train.steps": 4}
@@ -37,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(shipped_methods()))
+@pytest.mark.parametrize("name", chosen())
 def test_a_folder_of_images_is_enough(name: str, photos: Path, tmp_path: Path) -> None:
     graph = sslgraph.load(name, preset="tiny", set=SHORT)
     images = ImageFolder(photos, canvas=make_plan(graph).canvas())
@@ -54,7 +54,7 @@ def test_a_folder_of_images_is_enough(name: str, photos: Path, tmp_path: Path) -
     assert sum(p.numel() for p in model.parameters()) > 0
 
 
-@pytest.mark.parametrize("name", sorted(shipped_methods()))
+@pytest.mark.parametrize("name", chosen())
 def test_a_run_goes_on_as_if_it_never_stopped(
     name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
