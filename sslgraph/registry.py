@@ -30,6 +30,7 @@ SHIPPED = {
     "token_decoder": "sslgraph.nodes.decoders",
     "projector": "sslgraph.nodes.heads",
     "predictor": "sslgraph.nodes.heads",
+    "linear": "sslgraph.nodes.heads",
     "prototypes": "sslgraph.nodes.prototypes",
     "stop_grad": "sslgraph.nodes.flow",
     "ema": "sslgraph.nodes.teachers",
@@ -41,8 +42,10 @@ SHIPPED = {
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
     "cosine_regression": "sslgraph.nodes.losses.cosine_regression",
     "info_nce": "sslgraph.nodes.losses.info_nce",
+    "cross_entropy": "sslgraph.nodes.losses.cross_entropy",
     "soft_cross_entropy": "sslgraph.nodes.losses.soft_cross_entropy",
     "mse": "sslgraph.nodes.losses.mse",
+    "koleo": "sslgraph.nodes.losses.koleo",
 }
 """Type name -> module that defines it."""
 
