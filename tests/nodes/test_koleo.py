@@ -71,7 +71,7 @@ def test_a_step_down_the_gradient_parts_neighbours_whatever_their_length() -> No
 
 
 def test_one_point_is_chance() -> None:
-    node = sslgraph.node("koleo", reduce="sum")
+    node: Any = sslgraph.node("koleo", reduce="sum")
     x = torch.ones(2, 5, 4, dtype=torch.float64)
     chance = node.chance({"V": 2, "B": 5, "D": 4})
     assert node(x=x).item() == pytest.approx(chance, rel=1e-6)
