@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sslgraph.nodes.base import Node
-from sslgraph.ports import In, Out
+from sslgraph.nodes.transformers import TOKEN_STD
+from sslgraph.ports import In, Member, Out, Ports
 from sslgraph.train_spec import BatchNormSpec
 
 Activation = Literal["relu", "gelu", "tanh"]
@@ -99,3 +100,61 @@ class Predictor(Mlp, use="predictor"):
     """MLP that foretells the other branch's projection (BYOL, section 3.1)."""
 
     prevents = "asymmetry"
+
+
+class Linear(Node, use="linear"):
+    """One linear layer on the last axis: a classifier, or a guess for each place (BEiT, eq. 1).
+
+    Shapes: x ... D -> y ... out, scores of classes; with `kind: same` numbers that mean what x
+    means, such as the features of a patch (MaskFeat, section 3.1).
+    """
+
+    x = In("T=embedding/tokens", "... D")
+    y = Out("logits", "... out")
+    sample = {"out": 6}
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            out: Width of the output, such as the number of classes.
+            bias: Whether a bias is added.
+            init: First weights: `zero`; a standard deviation of normal ones; `trunc_normal`, normal
+                with 0.02 and cut at one standard deviation (BEiT); PyTorch's rule if absent. With
+                any of them the bias begins at zero.
+            kind: Whether the output is `logits`, or of the `same` kind as the input, for regression
+                losses.
+        """
+
+        out: PositiveInt
+        bias: bool = True
+        init: PositiveFloat | Literal["zero", "trunc_normal"] | None = None
+        kind: Literal["logits", "same"] = "logits"
+
+    @classmethod
+    def ports(cls, config: Any, members: tuple[Member, ...]) -> Ports:
+        """The output of the kind that the settings say."""
+        declared = cls.declaration
+        y = Out("T" if config.kind == "same" else "logits", "... out")
+        y.name = "y"
+        return Ports(declared.inputs, {"y": y})
+
+    def build(self, D: int) -> None:
+        """Make the layer for inputs of width D."""
+        config = self.config
+        self.layer = nn.Linear(D, config.out, bias=config.bias)
+        if config.init is None:
+            return
+        if config.init == "zero":
+            nn.init.zeros_(self.layer.weight)
+        elif config.init == "trunc_normal":
+            nn.init.trunc_normal_(self.layer.weight, std=TOKEN_STD, a=-TOKEN_STD, b=TOKEN_STD)
+        else:
+            nn.init.normal_(self.layer.weight, std=config.init)
+        if config.bias:
+            nn.init.zeros_(self.layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores or numbers."""
+        y: Tensor = self.layer(x)
+        return y
