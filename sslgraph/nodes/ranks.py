@@ -42,6 +42,15 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return _Sum.apply(x)  # type: ignore[no-any-return]
 
 
+def max_over_ranks(x: Tensor) -> Tensor:
+    """The largest of each element over ranks, without gradient."""
+    if world_size() == 1:
+        return x
+    largest = x.detach().contiguous().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, dim: int) -> Tensor:  # type: ignore[no-untyped-def]
