@@ -42,8 +42,8 @@ _NUMBER: TypeAdapter[float | Schedule] = TypeAdapter(Number, config=ConfigDict(d
 _OPTIMIZER_OF = {
     "momentum": ("sgd", "lars", "larc"),
     "nesterov": ("sgd",),
-    "betas": ("adamw",),
-    "eps": ("adamw",),
+    "betas": ("adam", "adamw"),
+    "eps": ("adam", "adamw"),
     "trust_coefficient": ("lars", "larc"),
     "form": ("lars",),
 }

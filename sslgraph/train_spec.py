@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,17 +19,58 @@ from pydantic import (
 
 from sslgraph.schedules import Bounds, Finite, Number, Time, fault
 
-Group = Literal["bias", "norm", "1d", "position", "cls", "learned"]
+Group = Literal[
+    "bias", "norm", "1d", "position", "cls", "mask_token", "patch_embed", "layer_scale", "learned"
+]
 """Parameters by what they are: biases, normalisation layers, one-dimensional tensors, position
-embeddings, class tokens and register tokens, trained scalars."""
+embeddings, class tokens and register tokens, mask tokens, all of the patch embedding, factors of
+residual branches, trained scalars."""
 
 Beta = Annotated[Finite, Field(ge=0, lt=1)]
+Factor = Annotated[Finite, Field(ge=0)]
 
 
 class Spec(BaseModel):
     """A part of a graph that stays the same for every node type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class Factors(Spec):
+    """What the learning rate of a kind of parameter is multiplied by; of several kinds, by all."""
+
+    bias: Factor = Field(1.0, description="biases")
+    norm: Factor = Field(1.0, description="normalisation layers")
+    one_axis: Factor = Field(1.0, alias="1d", description="one-dimensional tensors")
+    position: Factor = Field(1.0, description="position embeddings")
+    cls: Factor = Field(1.0, description="class tokens and register tokens")
+    mask_token: Factor = Field(1.0, description="mask tokens")
+    patch_embed: Factor = Field(1.0, description="all of the patch embedding")
+    layer_scale: Factor = Field(1.0, description="factors of residual branches")
+    learned: Factor = Field(1.0, description="trained scalars")
+
+    def of(self, kinds: Set[Group]) -> float:
+        """The product of the factors of the kinds that a parameter is of."""
+        names = {field.alias or name: name for name, field in type(self).model_fields.items()}
+        factors: list[float] = [getattr(self, names[kind]) for kind in sorted(kinds)]
+        return math.prod(factors)
+
+
+class Drops(Spec):
+    """A learning rate that stays, but is multiplied by `times` at some points of the run."""
+
+    times: Annotated[Finite, Field(gt=0)]
+    at: Annotated[tuple[Time, ...], Field(strict=False, min_length=1)]
+
+
+def _form_of_shape(value: object) -> str:
+    return "drops" if isinstance(value, (Mapping, Drops)) else "a word"
+
+
+Shape = Annotated[
+    Annotated[Literal["cosine", "constant"], Tag("a word")] | Annotated[Drops, Tag("drops")],
+    Discriminator(_form_of_shape),
+]
 
 
 class LearningRate(Spec):
@@ -43,8 +84,20 @@ class LearningRate(Spec):
     warmup: Time = Time(0, "steps")
     start: Annotated[Finite, Field(ge=0)] = 0.0
     end: Annotated[Finite, Field(ge=0)] = 0.0
-    shape: Literal["cosine", "constant"] = "cosine"
+    shape: Shape = Field(
+        "cosine", description="after the warm-up; {times: 0.1, at: [60%, 80%]} drops it there"
+    )
+    over: Time | None = Field(
+        None, description="how long warm-up and cosine are together; as long as the run if absent"
+    )
     by: Literal["step", "epoch"] = "step"
+    scale: Factors = Field(
+        default_factory=Factors, description="kinds of parameters with another rate: {bias: 0.1}"
+    )
+    layer_decay: Annotated[Finite, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="factor from each block of an encoder to the one before it; 1 behind the last",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -58,13 +111,23 @@ class LearningRate(Spec):
             raise fault(
                 "a learning rate has one size",
                 expected="'peak: x', or 'base: x' that grows with the batch by 'per'",
-                help="delete the other one with 'null' where it comes from 'extends' or a preset",
+                help="write one of them"
+                if self.peak is None
+                else "delete the other one with 'null' where it comes from 'extends' or a preset",
             )
         if self.peak is not None and "per" in self.model_fields_set:
             raise fault(
                 "'per' has no effect on 'peak'",
                 expected="'base' with 'per', or 'peak' alone",
             )
+        if self.shape != "cosine" and self.over is not None:
+            raise fault(
+                "'over' has no effect without a cosine",
+                expected="'shape: cosine' with 'over', or neither",
+                help="delete 'over' (with 'null' where it is inherited)",
+            )
+        if self.over is not None and self.over.value == 0:
+            raise fault("a cosine takes some time", expected="such as 'over: 125%'")
         return self
 
     def scaled(self, batch_size: int) -> float:
@@ -142,13 +205,13 @@ class Clip(Spec):
 class TrainSpec(Spec):
     """The `train:` block of a run."""
 
-    optimizer: Literal["sgd", "lars", "larc", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "lars", "larc", "adam", "adamw"] = "adamw"
     momentum: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="of sgd, lars, larc")
     nesterov: bool = Field(False, description="of sgd")
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(
-        (0.9, 0.999), description="of adamw"
+        (0.9, 0.999), description="of adam and adamw"
     )
-    eps: Annotated[Finite, Field(gt=0)] = Field(1e-8, description="of adamw")
+    eps: Annotated[Finite, Field(gt=0)] = Field(1e-8, description="of adam and adamw")
     trust_coefficient: Annotated[Finite, Field(gt=0)] = Field(0.001, description="of lars and larc")
     form: Literal["pre", "post"] = Field(
         "post", description="of lars: learning rate before or after the momentum buffer"
@@ -199,7 +262,8 @@ class Scale(Spec):
     @model_validator(mode="before")
     @classmethod
     def _alone(cls, value: Any) -> Any:
-        own = [key for key in value if key in LearningRate.model_fields] if value else []
+        rates = LearningRate.model_fields.keys() - {"scale"}
+        own = [key for key in value if key in rates] if value else []
         if own:
             raise fault(
                 f"'scale' and '{own[0]}' don't go together",
@@ -211,7 +275,11 @@ class Scale(Spec):
 
 def _form_of_rate(value: object) -> str:
     """Which form of a node's learning rate is meant; the words are no keys of either."""
-    scaled = isinstance(value, Scale) or (isinstance(value, Mapping) and "scale" in value)
+    if isinstance(value, Mapping):
+        scale = value.get("scale")
+        scaled = "scale" in value and not isinstance(scale, (Mapping, Factors))
+    else:
+        scaled = isinstance(value, Scale)
     return "a scale" if scaled else "a whole rate"
 
 

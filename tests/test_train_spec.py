@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
 from sslgraph.schedules import Time
-from sslgraph.train_spec import BatchNormSpec, Clip, LearningRate, NodeTrain, Scale, TrainSpec
+from sslgraph.train_spec import (
+    BatchNormSpec,
+    Clip,
+    Drops,
+    Factors,
+    Group,
+    LearningRate,
+    NodeTrain,
+    Scale,
+    TrainSpec,
+)
 
 
 def test_learning_rate_rules() -> None:
@@ -27,6 +39,49 @@ def test_learning_rate_rules() -> None:
 def test_bad_learning_rates(lr: object) -> None:
     with pytest.raises(ValidationError):
         LearningRate.model_validate(lr)
+
+
+def test_factors_are_of_the_kinds_that_no_decay_has() -> None:
+    words = [field.alias or name for name, field in Factors.model_fields.items()]
+    assert sorted(words) == sorted(get_args(Group))
+    factors = Factors.model_validate({"1d": 0.5, "bias": 0.1, "patch_embed": 0.2})
+    assert factors.of(set()) == factors.of({"norm"}) == 1
+    assert factors.of({"1d", "bias", "norm"}) == pytest.approx(0.05)
+    assert factors.of({"patch_embed"}) == 0.2
+
+
+def test_a_node_may_have_a_rate_with_factors_of_its_own() -> None:
+    own = NodeTrain.model_validate({"lr": {"peak": 1, "scale": {"bias": 0.1}}}).lr
+    assert own == LearningRate(peak=1.0, scale=Factors(bias=0.1))
+
+
+def test_drops_are_a_shape() -> None:
+    rate = LearningRate.model_validate(
+        {"peak": 1, "shape": {"times": 0.1, "at": ["120 epochs", "80%"]}}
+    )
+    assert rate.shape == Drops(times=0.1, at=(Time(120, "epochs"), Time(80, "percent")))
+    assert hash(rate)
+
+
+@pytest.mark.parametrize(
+    ("lr", "text"),
+    [
+        ({"scale": {"biases": 1}}, "Extra inputs"),
+        ({"scale": {"bias": -1}}, "greater than or equal to 0"),
+        ({"layer_decay": 0}, "greater than 0"),
+        ({"layer_decay": 1.01}, "less than or equal to 1"),
+        ({"over": 125}, "no unit"),
+        ({"over": "0%"}, "takes some time"),
+        ({"over": "125%", "shape": "constant"}, "no effect without a cosine"),
+        ({"shape": {"times": 0.1}}, "at"),
+        ({"shape": {"times": 0, "at": ["1 epoch"]}}, "greater than 0"),
+        ({"shape": {"times": 0.1, "at": []}}, "at least 1"),
+        ({"shape": {"times": 0.1, "at": [60]}}, "no unit"),
+    ],
+)
+def test_bad_curves_and_factors(lr: dict[str, object], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        LearningRate.model_validate({"peak": 1, **lr})
 
 
 def test_train_has_sound_defaults_and_one_length() -> None:

@@ -12,9 +12,9 @@ from sslgraph.drawing.words import amount, number
 from sslgraph.plan import Plan, Step
 from sslgraph.schedules import Schedule
 from sslgraph.spec import Graph
-from sslgraph.train_spec import Clip, LearningRate, TrainSpec
+from sslgraph.train_spec import Clip, Drops, LearningRate, TrainSpec
 
-_OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "larc": "LARC", "adamw": "AdamW"}
+_OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "larc": "LARC", "adam": "Adam", "adamw": "AdamW"}
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,15 @@ def _learning_rate(lr: LearningRate, batch_size: int) -> str:
         text += f" ({lr.base:g} x {share})"
     if lr.warmup.value:
         text += f", warmed up from {lr.start:g} over {lr.warmup}"
-    if lr.shape == "cosine":
-        text += f", then half a cosine to {lr.end:g}"
+    if isinstance(lr.shape, Drops):
+        text += f", then x {lr.shape.times:g} at {', '.join(map(str, lr.shape.at))}"
+    elif lr.shape == "cosine":
+        horizon = "" if lr.over is None else f" over {lr.over} in all, the warm-up included,"
+        text += f", then{horizon} half a cosine to {lr.end:g}"
+    factors = lr.scale.model_dump(by_alias=True, exclude_defaults=True).items()
+    text += "".join(f", x {factor:g} on {kind}" for kind, factor in factors)
+    if lr.layer_decay != 1:
+        text += f", x {lr.layer_decay:g} from each block of an encoder to the one before"
     return text + (", set once an epoch" if lr.by == "epoch" else "")
 
 

@@ -19,8 +19,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslgraph.schedules import Number
+from sslgraph.train.layers import blocks_behind
 from sslgraph.train.rates import Horizon, learning_rate, number_at
-from sslgraph.train_spec import Group, NodeRate, NodeTrain, Scale, TrainSpec
+from sslgraph.train_spec import Group, LearningRate, NodeRate, NodeTrain, Scale, TrainSpec
 
 Parameters = Mapping[str, Mapping[str, nn.Parameter]]
 """Node name -> parameter name within the node -> parameter."""
@@ -38,6 +39,7 @@ _POSITIONS = {
     "rel_pos_w",
     "relative_position_bias_table",
 }
+_LAYER_SCALES = ("gamma", "layer_scale")
 _CLS = {"class_token", "cls_token", "dist_token", "reg_token", "register_tokens"}
 
 
@@ -46,7 +48,8 @@ class Rule:
     """What parameters of one group have in common.
 
     Args:
-        lr: Factor of the run's learning rate, or one of its own.
+        lr: The node's factor of the run's learning rate, or one of its own.
+        factor: What that is multiplied by for these parameters of the node.
         weight_decay: Decay, as a number or schedule.
         adapt: Whether decay and, with LARS, trust apply at all.
         freeze: Optimizer steps at first in which the parameters stay as they are.
@@ -57,6 +60,7 @@ class Rule:
     lr: NodeRate
     weight_decay: Number
     adapt: bool
+    factor: float = 1.0
     freeze: float = 0.0
     how: Literal["no_grad", "zero_lr"] = "no_grad"
 
@@ -65,8 +69,8 @@ class Rule:
         if step < self.freeze:
             return 0.0
         if isinstance(self.lr, Scale):
-            return run * self.lr.scale
-        return learning_rate(self.lr, spec.batch_size, step, horizon)
+            return run * self.lr.scale * self.factor
+        return learning_rate(self.lr, spec.batch_size, step, horizon) * self.factor
 
 
 @dataclass
@@ -88,13 +92,14 @@ def kinds_of(module: nn.Module) -> dict[int, set[Group]]:
     """What each parameter of a module is, by the `id` of the parameter.
 
     `norm` are the parameters of normalisation layers, `1d` those with one axis, `learned` those
-    with none; `bias`, `position` and `cls` go by the names that timm and torch use. A parameter may
-    be several of these or nothing.
+    with none, `patch_embed` all within a module of that name; the rest go by the names that timm
+    and torch use. A parameter may be several of these or nothing.
     """
     kinds: dict[int, set[Group]] = {}
-    for owner in module.modules():
+    for path, owner in module.named_modules():
+        embeds = "patch_embed" in path.split(".")
         for name, parameter in owner.named_parameters(recurse=False):
-            found = kinds.setdefault(id(parameter), set())
+            found = kinds.setdefault(id(parameter), {"patch_embed"} if embeds else set())
             found |= _kinds(owner, name, parameter)
     return kinds
 
@@ -106,6 +111,8 @@ def _kinds(owner: nn.Module, name: str, parameter: nn.Parameter) -> set[Group]:
         "1d": parameter.ndim == 1,
         "position": name in _POSITIONS,
         "cls": name in _CLS,
+        "mask_token": name == "mask_token",
+        "layer_scale": name.startswith(_LAYER_SCALES),
         "learned": parameter.ndim == 0,
     }
     return {kind for kind, holds in facts.items() if holds}
@@ -134,7 +141,7 @@ def parameter_groups(
         of_node: Each node's own settings.
         horizon: Length of the run, for times given in epochs.
     """
-    kinds = kinds_of(module)
+    kinds, behind = kinds_of(module), blocks_behind(module)
     groups: dict[Rule, ParameterGroup] = {}
     seen: set[int] = set()
     for node, named in parameters.items():
@@ -143,19 +150,21 @@ def parameter_groups(
             if not own.enabled or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            excluded = bool(kinds[id(parameter)] & set(spec.no_decay))
-            rule = _rule(spec, own, excluded, horizon)
+            found = kinds[id(parameter)]
+            rate = own.lr if isinstance(own.lr, LearningRate) else spec.lr
+            factor = rate.scale.of(found) * rate.layer_decay ** behind.get(id(parameter), 0)
+            rule = _rule(spec, own, bool(found & set(spec.no_decay)), factor, horizon)
             group = groups.setdefault(rule, ParameterGroup(rule))
             group.parameters.append(parameter)
             group.names.append(f"{node}.{name}")
     return list(groups.values())
 
 
-def _rule(spec: TrainSpec, own: NodeTrain, excluded: bool, horizon: Horizon) -> Rule:
+def _rule(spec: TrainSpec, own: NodeTrain, excluded: bool, factor: float, horizon: Horizon) -> Rule:
     decay = spec.weight_decay if own.weight_decay is None else own.weight_decay
     freeze = own.freeze.steps(horizon.total_steps, horizon.steps_per_epoch) if own.freeze else 0.0
     lr = own.lr or Scale(scale=1.0)
-    return Rule(lr, 0.0 if excluded else decay, not excluded, freeze, own.how)
+    return Rule(lr, 0.0 if excluded else decay, not excluded, factor, freeze, own.how)
 
 
 def set_rates(

@@ -1,4 +1,4 @@
-"""The optimizers of a run: SGD and AdamW of torch, LARS in the two forms of papers, and LARC."""
+"""The optimizers of a run: SGD, Adam, AdamW of torch, LARS in the two forms of papers, and LARC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslgraph.train.groups import ParameterGroup
 from sslgraph.train_spec import TrainSpec
@@ -208,7 +208,8 @@ def build_optimizer(spec: TrainSpec, groups: Sequence[ParameterGroup]) -> Optimi
     fused = all(p.device.type in _FUSED and p.is_floating_point() for p in tensors)
     if spec.optimizer == "sgd":
         return SGD(dicts, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused)
-    return AdamW(dicts, lr=0.0, betas=spec.betas, eps=spec.eps, fused=fused)
+    kind = Adam if spec.optimizer == "adam" else AdamW
+    return kind(dicts, lr=0.0, betas=spec.betas, eps=spec.eps, fused=fused)
 
 
 def optimizer_state(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sslgraph.schedules import Number, Schedule
-from sslgraph.train_spec import LearningRate, TrainSpec
+from sslgraph.schedules import Number, Schedule, Time
+from sslgraph.train_spec import Drops, LearningRate, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def learning_rate(spec: LearningRate, batch_size: int, step: int, horizon: Horiz
     """The learning rate of an optimizer step.
 
     It grows along a line from `start` at step 0 to the peak at step W, the end of the warm-up,
-    then stays, or moves along half a cosine to `end` at step `total_steps` (one after the last).
-    With `by: epoch` it has through an epoch the value of that epoch's first step.
+    then moves along half a cosine to `end` at step `over` (one after the last, if absent), stays,
+    or is multiplied by a factor at each of some times. A cosine over more than the run is cut off
+    where the run ends. With `by: epoch` it has through an epoch the value of its first step.
 
     Args:
         spec: The rule.
@@ -73,11 +74,17 @@ def learning_rate(spec: LearningRate, batch_size: int, step: int, horizon: Horiz
     peak = spec.scaled(batch_size)
     if spec.by == "epoch":
         step = step // horizon.steps_per_epoch * horizon.steps_per_epoch
-    warmup = spec.warmup.steps(horizon.total_steps, horizon.steps_per_epoch)
+    warmup = _steps(spec.warmup, horizon)
     if step < warmup:
         return spec.start + (peak - spec.start) * step / warmup
+    if isinstance(spec.shape, Drops):
+        return peak * spec.shape.times ** sum(step >= _steps(at, horizon) for at in spec.shape.at)
     if spec.shape == "constant":
         return peak
-    left = max(horizon.total_steps - warmup, 1)
-    done = min((step - warmup) / left, 1.0)
+    whole = horizon.total_steps if spec.over is None else _steps(spec.over, horizon)
+    done = min((step - warmup) / max(whole - warmup, 1), 1.0)
     return spec.end + (peak - spec.end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _steps(time: Time, horizon: Horizon) -> float:
+    return time.steps(horizon.total_steps, horizon.steps_per_epoch)

@@ -182,6 +182,7 @@ def test_larc_leaves_a_zero_norm_alone(w: tuple[float, ...], g: tuple[float, ...
         (TrainSpec(optimizer="sgd", nesterov=True), "SGD"),
         (TrainSpec(optimizer="lars", form="pre"), "Lars"),
         (TrainSpec(optimizer="larc"), "Larc"),
+        (TrainSpec(optimizer="adam"), "Adam"),
         (TrainSpec(optimizer="adamw", betas=(0.8, 0.95)), "AdamW"),
     ],
 )
@@ -223,6 +224,19 @@ def test_the_state_of_a_run_with_a_frozen_tensor_returns(optimizer: str) -> None
     load_optimizer_state(second, [group], state)
     assert frozen not in second.state
     assert second.state[moving].keys() == first.state[moving].keys()
+
+
+@pytest.mark.parametrize(("optimizer", "moved"), [("adam", 0.1), ("adamw", 0.3 - 0.1)])
+def test_adam_decays_the_gradient_and_adamw_the_weight(optimizer: str, moved: float) -> None:
+    # gradient 2, weight -6, decay 0.5, rate 0.1: Adam's first step is -0.1 x sign(2 - 3)
+    # = 0.1; AdamW's is -0.1 x sign(2) beside the decay of w by 0.05 x 6 = 0.3
+    w = weight(-6.0)
+    group = ParameterGroup(Rule(Scale(scale=1.0), 0.5, True), ["a.w"], [w])
+    built = build_optimizer(TrainSpec.model_validate({"optimizer": optimizer}), [group])
+    built.param_groups[0].update(lr=0.1, weight_decay=0.5)
+    set_gradient(w, 2.0)
+    built.step()
+    assert w.item() == pytest.approx(-6 + moved)
 
 
 def test_the_state_of_an_unknown_parameter_is_refused() -> None:

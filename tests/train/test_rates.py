@@ -8,7 +8,7 @@ import pytest
 
 from sslgraph.schedules import Schedule, Time
 from sslgraph.train.rates import Horizon, largest_batch, learning_rate, number_at
-from sslgraph.train_spec import LearningRate, TrainSpec
+from sslgraph.train_spec import Drops, LearningRate, TrainSpec
 
 RUN = Horizon(total_steps=110, steps_per_epoch=10)
 WARM = Time(10, "steps")
@@ -32,6 +32,32 @@ def test_start_and_end(step: int, expected: float) -> None:
 def test_constant() -> None:
     rule = LearningRate(peak=0.3, warmup=WARM, shape="constant")
     assert [learning_rate(rule, 256, step, RUN) for step in (10, 60, 109)] == [0.3] * 3
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    # half a cosine from step 10 to 1.25 x 1000 = 1250, of which the run sees the first 1000 steps
+    [(5, 0.5), (10, 1.0), (630, 0.55), (940, 0.1 + 0.9 * (1 - math.sqrt(0.5)) / 2)],
+)
+def test_a_cosine_longer_than_the_run(step: int, expected: float) -> None:
+    rule = LearningRate(peak=1.0, end=0.1, warmup=WARM, over=Time(125, "percent"))
+    found = learning_rate(rule, 256, step, Horizon(total_steps=1000, steps_per_epoch=10))
+    assert found == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_cosine_shorter_than_the_run_stays_at_its_end() -> None:
+    rule = LearningRate(peak=1.0, end=0.1, over=Time(5, "epochs"))
+    found = [learning_rate(rule, 256, step, RUN) for step in (0, 25, 50, 109)]
+    assert found == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(5, 1.0), (19, 2.0), (20, 0.4), (87, 0.4), (88, 0.08), (109, 0.08)]
+)
+def test_drops(step: int, expected: float) -> None:
+    drops = Drops(times=0.2, at=(Time(2, "epochs"), Time(80, "percent")))
+    rule = LearningRate(peak=2.0, warmup=WARM, shape=drops)
+    assert learning_rate(rule, 256, step, RUN) == pytest.approx(expected)
 
 
 def test_by_epoch_holds_the_value_of_the_first_step() -> None:
