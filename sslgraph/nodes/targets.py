@@ -20,13 +20,15 @@ class Center(Node, use="center"):
 
     y = x - c. The center c begins at 0. A batch is centred with the c of the batches before it;
     then c <- momentum c + (1 - momentum) mean(x), of the logits as they came, over all rows of all
-    processes.
+    processes. Rows whose `weight` is 0 are centred too, but are not in the mean; where no row is, c
+    stays.
 
-    Shapes: x ... K -> y ... K.
+    Shapes: x V B ... K, weight V B ... -> y V B ... K.
     """
 
-    x = In("logits", "... K", at="both")
-    y = Out("logits", "... K")
+    x = In("logits", "V B ... K", at="both")
+    weight = In("weight", "V B ...", optional=True, at="write")
+    y = Out("logits", "V B ... K")
     writes = "batch"
     prevents = "centering"
     sample = {"momentum": 0.9}
@@ -67,13 +69,22 @@ class Center(Node, use="center"):
         """The same; the one view of an evaluation has the mean of all centers."""
         return at_least_float32(x) - self.center.mean(0)
 
-    def write(self, x: Tensor) -> None:
+    def write(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Move the center towards the mean of a batch."""
-        rows = at_least_float32(x).reshape(len(self.center), -1, x.shape[-1])
-        counted = torch.cat([rows.sum(1).flatten(), rows.new_full((1,), rows.shape[1])])
+        rows = at_least_float32(x)
+        counts = rows.new_ones(x.shape[:-1])
+        if weight is not None:
+            counts = (weight != 0).to(rows.dtype).expand_as(counts)
+        rows = torch.where(counts.unsqueeze(-1) > 0, rows, 0).reshape(
+            len(self.center), -1, x.shape[-1]
+        )
+        sums = torch.cat(
+            [rows.sum(1), counts.reshape(len(self.center), -1).sum(1, keepdim=True)], 1
+        )
         if self.config.ranks == "all":
-            counted = sum_over_ranks(counted)
-        mean = (counted[:-1] / counted[-1]).view_as(self.center)
+            sums = sum_over_ranks(sums)
+        count = sums[:, -1:]
+        mean = torch.where(count > 0, sums[:, :-1] / count.clamp(min=1), self.center)
         rate = 1 - self.momentum
         self.center.lerp_(mean.to(self.center.dtype), rate.to(self.center.dtype))
 

@@ -22,9 +22,9 @@ def double_center(**settings: Any) -> Any:
     return node
 
 
-def written(node: Any, x: Tensor) -> Any:
+def written(node: Any, x: Tensor, weight: Tensor | None = None) -> Any:
     with torch.no_grad():
-        node.write(x=x)
+        node.write(x=x, weight=weight)
     return node
 
 
@@ -60,6 +60,23 @@ def test_a_center_for_each_view() -> None:
     torch.testing.assert_close(node.center, 0.1 * x.mean(1))
     torch.testing.assert_close(node(x), x - 0.1 * x.mean(1, keepdim=True))
     torch.testing.assert_close(node.eval()(x[:1]), x[:1] - 0.1 * x.mean((0, 1)))
+
+
+@pytest.mark.parametrize("per", ["none", "view"])
+def test_rows_of_weight_zero_are_not_in_the_mean(per: str) -> None:
+    """They may be padding, and hold anything."""
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    weight = torch.tensor([[[0.5, 0.5, 0, 0, 0], [0] * 5, [1, 0, 0, 0, 0]]]).double()
+    x[:, 1] = torch.inf
+    node: Any = Center(axes={"K": 4}, context=Context(views={"x": ("a", "b")}), per=per).double()
+    node.momentum = torch.tensor(0.9, dtype=torch.float64)
+    written(node, x, weight)
+    means = x[:, weight[0] > 0].mean(1)
+    expected = 0.1 * (means if per == "view" else means.mean(0, keepdim=True))
+    torch.testing.assert_close(node.center, expected)
+    kept = node.center.clone()
+    written(node, x, torch.zeros_like(weight))
+    assert torch.equal(node.center, kept)
 
 
 def test_views_are_not_known_outside_a_graph() -> None:
