@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslgraph.axes import Mismatch, bind_axes
 from sslgraph.check_gradients import gradient_problems, library_text, weight_problems
 from sslgraph.checks.origins import size_setting
 from sslgraph.checks.references import DATA, Port
@@ -24,7 +25,7 @@ from sslgraph.errors import Problem
 from sslgraph.make import make_module, weights_path
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.plan import Plan, Step
-from sslgraph.ports import BATCH, Mismatch, bind_axes
+from sslgraph.ports import BATCH
 from sslgraph.walk import Values, inputs_of, outputs_of, value_of
 from sslgraph.weights import WeightsError, matched
 

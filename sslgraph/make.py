@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sslgraph.checks.masks import UNLIKE, even_inputs
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.nodes.recompute import recompute
 from sslgraph.plan import Plan, Step
-from sslgraph.ports import Member
+from sslgraph.ports import Member, Visible
 from sslgraph.weights import load_weights
 
 
@@ -64,25 +65,25 @@ def make_module(
     return module
 
 
-def kept_by_masks(plan: Plan, step: Step, axes: Mapping[str, int]) -> dict[str, int]:
-    """How many places each mask into a step leaves visible, where the step has to know.
+def kept_by_masks(plan: Plan, step: Step, axes: Mapping[str, int]) -> dict[str, Visible]:
+    """How many places each mask into a step leaves visible, where that is known.
 
     Raises:
-        SettingError: The masks of a list leave unlike numbers, or one does not tell.
+        SettingError: Masks that have to be even are not, or nothing tells.
     """
-    found = {}
-    for port, counts in plan.kept(step, axes).items():
-        if len(set(counts)) == 1 and counts[0] > 0:
-            found[port] = counts[0]
+    found = plan.kept(step, axes)
+    for port in even_inputs(step):
+        masks = found.get(port)
+        if port not in found or (masks is not None and masks.even and masks.most > 0):
             continue
         raise SettingError(
             f"{port} takes masks that leave as many places visible in every image",
             path=("in",),
-            expected="one number of visible places, known before a run",
-            got=" and ".join(str(count) if count else "unknown" for count in counts),
-            help="wire masks of one node or of equal settings",
+            expected="one number of visible places in the images of a batch",
+            got="unknown" if masks is None else f"{masks.fewest} to {masks.most}",
+            help=f"wire {UNLIKE}",
         )
-    return found
+    return {port: masks for port, masks in found.items() if masks is not None}
 
 
 def _sees_all(step: Step, module: Node) -> None:

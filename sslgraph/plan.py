@@ -14,7 +14,7 @@ from sslgraph.checks import collapse, effects, masks, references, settings, trai
 from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
-from sslgraph.ports import Declaration, Identities, Member, Pairs
+from sslgraph.ports import Declaration, Identities, Member, Pairs, Visible
 from sslgraph.spec import Graph, NodeSpec, Reference
 
 # The shorter side of an input image, relative to the largest view: 256 pixels for views of 224.
@@ -97,25 +97,27 @@ class Plan:
         """Pixels of the shorter side of an input image: 8/7 of the largest view."""
         return math.ceil(self.largest_view() * CANVAS - 1e-9)
 
-    def kept(self, step: Step, axes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """How many places the masks into a step leave visible, for inputs that have to be even.
+    def kept(self, step: Step, axes: Mapping[str, int]) -> dict[str, Visible | None]:
+        """How many places the masks into a step leave visible.
 
         Args:
             step: The step.
             axes: The sizes of the axes that its inputs have.
 
         Returns:
-            For each such input that is plugged the number of each of its wires, 0 where unknown.
+            For each plugged input that takes masks the number, None where it is not known.
         """
         steps = {s.name: s for s in self.steps}
         inputs = {s.name: s.inputs for s in self.steps}
-        plugged = [port for port in masks.even_inputs(step) if port in step.inputs]
         found = {}
-        for port in plugged:
-            places = axes[step.declaration.inputs[port].axes[-1]]
-            sources = [o for w in step.inputs[port] for o in masks.origins(steps, inputs, w.source)]
-            counts = [masks.kept(steps[node], port, places) for node, port in sources]
-            found[port] = tuple(count if isinstance(count, int) else 0 for count in counts)
+        for port in step.inputs:
+            declared = step.declaration.inputs[port]
+            if declared.kind.allowed != ("mask",) or not declared.is_read:
+                continue
+            wires = step.inputs[port]
+            made = dict.fromkeys(o for w in wires for o in masks.origins(steps, inputs, w.source))
+            places = axes[declared.axes[-1]]
+            found[port] = masks.together([masks.kept(steps[o[0]], o[1], places) for o in made])
         return found
 
     def needed(self, fetch: Iterable[Port], feed: Iterable[Port] = ()) -> list[Step]:

@@ -3,8 +3,8 @@
 A port is a kind (what the numbers mean) and named axes (how they are laid out). In an axis string
 an UPPER case name is free and bound by the wire, a lower case name is the value of a setting, a
 number is itself and ``...`` stands for any axes, in front (``... D``) or behind the batch
-(``V B ... D``). Axis names are local to a node. This module imports no torch, so checks can read a
-declaration without it.
+(``V B ... D``, ``V B N ...``). Axis names are local to a node. This module imports no torch, so
+checks can read a declaration without it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parse_axes(text: str) -> tuple[str, ...]:
 
 def _may_be_open(axes: tuple[str, ...]) -> bool:
     """Whether it is clear which axes `...` stands for, and which one is the view axis."""
-    return axes.count("...") == 1 and axes.index("...") in (0, 2) and axes[0] != "B"
+    return axes.count("...") == 1 and axes.index("...") != 1 and axes[0] != "B"
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,38 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
+class Visible:
+    """How many places the masks of a port leave visible.
+
+    They are *even* where every image of a batch has as many, whether or not another batch has
+    another number, and else *ragged*.
+
+    Args:
+        fewest: In any image.
+        most: In any image.
+        remedy: Of ragged masks, the setting that would make them even, such as ``count: exact``.
+    """
+
+    fewest: int
+    most: int
+    remedy: str = ""
+
+    @property
+    def even(self) -> bool:
+        """Whether every image of a batch has as many."""
+        return not self.remedy
+
+    @property
+    def known(self) -> int | None:
+        """The number, where it is the same in every image of a run."""
+        return self.fewest if self.even and self.fewest == self.most else None
+
+    def complement(self, places: int) -> Visible:
+        """That of masks which hide what these leave visible, on a grid of so many places."""
+        return replace(self, fewest=places - self.most, most=places - self.fewest)
+
+
+@dataclass(frozen=True)
 class Declaration:
     """What checks, plans and pictures know of a node type, without its module.
 
@@ -294,7 +326,7 @@ class Declaration:
     pairs: Callable[[Any, Mapping[str, Identities]], Pairs] = field(
         default=lambda config, inputs: ()
     )
-    mask_counts: Callable[[Any, int], Mapping[str, int | str]] = field(
+    mask_counts: Callable[[Any, int], Mapping[str, Visible]] = field(
         default=lambda config, places: {}
     )
     even: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})
@@ -334,65 +366,3 @@ class Declaration:
     def required(self) -> list[str]:
         """Names of the inputs that the graph has to plug."""
         return [name for name, port in self.inputs.items() if port.required]
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """An axis whose size on the wire is not what the declaration or another wire says."""
-
-    axis: str
-    expected: int
-    got: int
-    why: str
-
-
-def bind_axes(
-    port: Port,
-    shape: tuple[int, ...],
-    bound: dict[str, tuple[int, str]],
-    settings: Mapping[str, Any],
-) -> Mismatch | str | None:
-    """Bind a port's axes to a shape on the wire.
-
-    Args:
-        port: The declared port.
-        shape: The shape of the value, view axis included.
-        bound: Axis name -> size and the port that bound it; extended in place.
-        settings: Values of the lower case axes.
-
-    Returns:
-        None where all fits, a `Mismatch` for a wrong size, a text for a wrong number of axes.
-    """
-    axes = port.on_the_wire()
-    if "..." in axes:
-        before = axes.index("...")
-        axes = axes[:before] + axes[before + 1 :]
-        if len(shape) < len(axes):
-            return f"at least {len(axes)} axes"
-        shape = shape[:before] + shape[len(shape) - len(axes) + before :]
-    if len(shape) != len(axes):
-        return f"{len(axes)} axes"
-    for axis, size in zip(axes, shape, strict=True):
-        mismatch = _bind(axis, size, port.name, bound, settings)
-        if mismatch:
-            return mismatch
-    return None
-
-
-def _bind(
-    axis: str,
-    size: int,
-    port: str,
-    bound: dict[str, tuple[int, str]],
-    settings: Mapping[str, Any],
-) -> Mismatch | None:
-    if axis.isdigit():
-        return None if size == int(axis) else Mismatch(axis, int(axis), size, "by declaration")
-    if axis[0].islower():
-        wanted = settings[axis]
-        return None if size == wanted else Mismatch(axis, wanted, size, f"setting {axis}")
-    known, where = bound.setdefault(axis, (size, port))
-    if axis == "V" and 1 in (known, size):  # one view broadcasts over many
-        bound[axis] = (max(known, size), where if known >= size else port)
-        return None
-    return None if known == size else Mismatch(axis, known, size, f"from {where}")

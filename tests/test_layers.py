@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sslgraph"
 # that is the one way upwards, and it is meant.
 LAYERS = (
     ("command", "errors", "files", "scalars"),
-    ("ports", "chain", "hashing", "canonical"),
+    ("ports", "axes", "chain", "hashing", "canonical"),
     ("limits", "source", "validation", "schedules"),
     ("tree", "syntax", "reading"),
     ("merge", "overrides", "variables"),

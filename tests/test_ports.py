@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from sslgraph.ports import In, Kind, Mismatch, Out, bind_axes, parse_axes
+from sslgraph.axes import Mismatch, bind_axes
+from sslgraph.ports import In, Kind, Out, parse_axes
 
 
 def test_axes() -> None:
     assert parse_axes("V B C H W") == ("V", "B", "C", "H", "W")
     assert parse_axes("... out") == ("...", "out")
     assert parse_axes("V B ... D") == ("V", "B", "...", "D")
+    assert parse_axes("V B N ...") == ("V", "B", "N", "...")
     assert parse_axes("1 size D' K2") == ("1", "size", "D'", "K2")
     assert parse_axes("") == ()
-    for wrong in ("B-D", "B ...", "V B D ...", "... B ...", "bB", "1a"):
+    for wrong in ("B-D", "B ...", "V ... D", "B D ...", "... B ...", "bB", "1a"):
         with pytest.raises(ValueError, match="is no axis"):
             parse_axes(wrong)
 

@@ -1,20 +1,23 @@
 """Masks: how many places they leave visible, and whether that number is equal in every image.
 
-Who leaves hidden places out needs masks that hide as many in every image (*even* ones), since the
-shape of a tensor never depends on data. Masks whose number differs are *ragged*.
+Who leaves hidden places out needs masks that hide as many in every image of a batch (*even* ones),
+since a tensor has one shape. Masks whose number differs between images are *ragged*.
 
 Codes: E213 a ragged mask where an even one is needed
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sslgraph.chain import chain_even
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import Problem
-from sslgraph.ports import Declaration, Member
+from sslgraph.ports import Declaration, Member, Visible
+
+UNLIKE = "masks of one node or of equal settings"
+"""What makes masks even that come from several nodes and differ."""
 
 _ANY_NUMBER = 1  # whether a mask is even does not depend on how many places there are
 
@@ -42,11 +45,27 @@ def even_inputs(node: Typed) -> Mapping[str, str]:
     return {} if node.config is None else node.declaration.even(node.config)
 
 
-def kept(node: Typed, port: str, places: int) -> int | str:
-    """How many places a mask leaves visible; of a ragged one what would make it even, or ''."""
+def kept(node: Typed, port: str, places: int) -> Visible | None:
+    """How many places the masks of a port leave visible, or None where their type does not say."""
     if node.config is None:
-        return ""
-    return node.declaration.mask_counts(node.config, places).get(port, "")
+        return None
+    return node.declaration.mask_counts(node.config, places).get(port)
+
+
+def together(masks: Sequence[Visible | None]) -> Visible | None:
+    """How many places several masks leave visible that come in as one; None where one is unknown.
+
+    Those of one port are counted by the batch together. Of several ports only a number that is
+    known before a run is the same in all.
+    """
+    known = [mask for mask in masks if mask is not None]
+    if not known or len(known) < len(masks):
+        return None
+    if len(known) == 1 or len({mask.known for mask in known} - {None}) == len(set(known)) == 1:
+        return known[0]
+    fewest, most = min(mask.fewest for mask in known), max(mask.most for mask in known)
+    remedies = [mask.remedy for mask in known if mask.remedy]
+    return Visible(fewest, most, remedies[0] if remedies else UNLIKE)
 
 
 def origins(
@@ -82,9 +101,9 @@ def uneven(wiring: Wiring) -> Iterator[Problem]:
         for port, instead in even_inputs(bound).items():
             for wire in wiring.inputs[name].get(port, ()):
                 for node, made in origins(wiring.nodes, wiring.inputs, wire.source):
-                    remedy = kept(wiring.nodes[node], made, _ANY_NUMBER)
-                    if remedy and isinstance(remedy, str):
-                        yield _uneven(wiring, wire, (name, port), node, (instead, remedy))
+                    found = kept(wiring.nodes[node], made, _ANY_NUMBER)
+                    if found is not None and not found.even:
+                        yield _uneven(wiring, wire, (name, port), node, (instead, found.remedy))
 
 
 def _uneven(

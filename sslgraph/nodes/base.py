@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from sslgraph import registry
+from sslgraph.axes import bind_axes
 from sslgraph.errors import did_you_mean
 from sslgraph.hashing import text_key
 from sslgraph.nodes.batch_norm import replace_batch_norms, statistics_apart
@@ -23,7 +24,7 @@ from sslgraph.nodes.configured import configured
 from sslgraph.nodes.declare import asked_axes, declare, is_number
 from sslgraph.nodes.numbers import Numbers
 from sslgraph.nodes.shuffle import COUNTER, Sharing
-from sslgraph.ports import Declaration, Identities, Member, Pairs, Ports, bind_axes
+from sslgraph.ports import Declaration, Identities, Member, Pairs, Ports, Visible
 from sslgraph.schedules import Learned, Schedule
 from sslgraph.train_spec import BatchNormSpec
 
@@ -66,7 +67,7 @@ class Context:
         views: For each plugged input the crops that its views came from; without a graph, view i
             of every input came from crop i.
         samples: Samples of one forward pass over all processes; 0 where that is not known.
-        kept: For each mask that has to be even: how many places it leaves visible.
+        kept: For each mask how many places it leaves visible, where that is known.
     """
 
     name: str = "node"
@@ -74,7 +75,7 @@ class Context:
     batch_norm: BatchNormSpec = field(default_factory=BatchNormSpec)
     views: Mapping[str, Identities] = field(default_factory=dict)
     samples: int = 0
-    kept: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, Visible] = field(default_factory=dict)
 
     def key(self) -> int:
         """A 63-bit key of this node in this run."""
@@ -150,8 +151,9 @@ class Node(Numbers):
         if type(self).declaration.derives:
             own = declaration or type(self).declaration.of_node(self.config)
             self.declaration = own  # type: ignore[misc]  # of this node, not of its class
-            # A group of crops may have any name, so its outputs are no named tuple.
-            self.Outputs = _plain  # type: ignore[misc,method-assign]
+            if tuple(own.outputs) != tuple(type(self).declaration.outputs):
+                # A group of crops may have any name, so its outputs are no named tuple.
+                self.Outputs = _plain  # type: ignore[misc,method-assign]
         self.axes: dict[str, int] = {}
         self.schedules: dict[str, Schedule] = {}
         self.limits: dict[str, tuple[float | None, float | None]] = {}
@@ -183,7 +185,7 @@ class Node(Numbers):
         """
         longest = max(inputs.values(), key=len, default=()) or (name,)
         made = {}
-        for output, port in cls.declaration.outputs.items():
+        for output, port in cls.declaration.of_node(config).outputs.items():
             first = port.on_the_wire()[0] if port.axes else ""
             if first[:1].islower() or first.isdigit():
                 count = int(first) if first.isdigit() else getattr(config, first)
@@ -212,11 +214,8 @@ class Node(Numbers):
         return ()
 
     @classmethod
-    def mask_counts(cls, config: Any, places: int) -> Mapping[str, int | str]:
-        """How many places each of its masks leaves visible; where images differ, what evens them.
-
-        That is a setting, such as ``count: exact``.
-        """
+    def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
+        """How many places each of its masks leaves visible, on a grid of so many."""
         return {}
 
     @classmethod

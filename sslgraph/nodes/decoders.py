@@ -158,7 +158,8 @@ class TokenDecoder(Node, use="token_decoder"):
                 got=f"masks of {places}",
                 help="use a second decoder for the other size",
             )
-        visible = self.context.kept.get("mask", tokens)
+        kept = self.context.kept.get("mask")
+        visible = tokens if kept is None else kept.fewest
         if visible <= tokens < places:
             return
         raise SettingError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslgraph.hashing import text_key
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.nodes.keyed import Draws
-from sslgraph.ports import In, Out
+from sslgraph.ports import In, Out, Visible
 from sslgraph.schedules import Finite, fault
 
 Share = Annotated[Finite, Field(gt=0, lt=1)]
@@ -94,16 +94,17 @@ class RandomMask(Mask, use="random_mask"):
         ratio: Share = 0.75
 
     @classmethod
-    def mask_counts(cls, config: Any, places: int) -> Mapping[str, int | str]:
+    def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
         """The same number in every image."""
-        visible = int(places * (1 - config.ratio))
-        return {"mask": visible, "visible": places - visible}
+        count = int(places * (1 - config.ratio))
+        mask = Visible(count, count)
+        return {"mask": mask, "visible": mask.complement(places)}
 
     def build(self, H: int, W: int) -> None:
         """See that a place stays visible."""
         super().build(H, W)
         places = math.prod(self.grid)
-        self.count = int(self.mask_counts(self.config, places)["mask"])
+        self.count = self.mask_counts(self.config, places)["mask"].fewest
         if self.count == 0:
             raise _all_hidden(f"{self.config.ratio} of them", ("ratio",), places)
 
@@ -161,19 +162,24 @@ class BlockMask(Mask, use="block_mask"):
             return self
 
     @classmethod
-    def mask_counts(cls, config: Any, places: int) -> Mapping[str, int | str]:
+    def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
         """The same number in every image if it is fixed and reached exactly."""
-        remedy = ""
+        fewest = places - _most_hidden(config, places)
+        most = places
+        if config.share == 1 and config.count == "exact":
+            low = config.ratio[0] if isinstance(config.ratio, tuple) else None
+            most = fewest if low is None else places - int(low * places)
+        mask = Visible(fewest, most, cls._remedy(config))
+        return {"mask": mask, "visible": mask.complement(places)}
+
+    @staticmethod
+    def _remedy(config: Any) -> str:
+        """The setting that would make its masks even, or ''."""
         if config.share < 1:
-            remedy = "share: 1"
-        elif isinstance(config.ratio, tuple):
-            remedy = "ratio: " + " or ".join(str(ratio) for ratio in config.ratio)
-        elif config.count != "exact":
-            remedy = "count: exact"
-        if remedy:
-            return {"mask": remedy, "visible": remedy}
-        hidden = _most_hidden(config, places)
-        return {"mask": places - hidden, "visible": hidden}
+            return "share: 1"
+        if isinstance(config.ratio, tuple):
+            return "ratio: " + " or ".join(str(ratio) for ratio in config.ratio)
+        return "" if config.count == "exact" else "count: exact"
 
     def build(self, H: int, W: int) -> None:
         """See that a place stays visible."""

@@ -1,4 +1,4 @@
-"""Visible places: a mask as positions whose number is known before a run."""
+"""Places of masks as positions, as many for every image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sslgraph.nodes.base import Node
 def visible_places(node: Node, name: str, mask: Tensor) -> Tensor:
     """The places that an even mask leaves visible, in raster order.
 
-    In a graph their number is known from the node that made the mask, so no shape depends on data
-    and a compiled region stays whole. Outside a graph the mask is counted.
+    In a graph their number is known from the node that made the mask wherever it is the same in
+    every batch: no shape depends on data, and a compiled region stays whole. Else the masks of the
+    batch are counted; the meta device, where nothing can be counted, has the fewest.
 
     Args:
         node: The node that asks.
@@ -24,12 +25,49 @@ def visible_places(node: Node, name: str, mask: Tensor) -> Tensor:
         ... n, int64.
 
     Raises:
-        ValueError: Outside a graph, the mask is ragged.
+        ValueError: The mask is counted, and is ragged.
     """
     if mask.dtype != torch.bool:
         return mask
-    count = node.context.kept.get(name)
-    return first_visible(mask, _counted(mask, node, name) if count is None else count)
+    return first_visible(mask, _visible(node, name, mask))
+
+
+def hidden_places(node: Node, name: str, mask: Tensor, places: int) -> Tensor:
+    """The places that a mask hides, in raster order.
+
+    Args:
+        node: The node that asks.
+        name: Its input.
+        mask: ... N bool, true where hidden; or ... n, the places that it leaves visible.
+        places: The number N.
+
+    Returns:
+        ... M, int64, with M as `hidden_count` says; visible places fill up where fewer are hidden.
+    """
+    if mask.dtype != torch.bool:
+        visible = mask
+        mask = torch.ones(*visible.shape[:-1], places, dtype=torch.bool, device=visible.device)
+        return first_visible(~mask.scatter(-1, visible, False), places - visible.shape[-1])
+    return first_visible(~mask, hidden_count(node, name, mask))
+
+
+def hidden_count(node: Node, name: str, mask: Tensor) -> int:
+    """The number of places in which what a mask hides has room; at least one.
+
+    Of an even mask this is how many it hides, of a ragged one the most that any image may hide. In
+    evaluation, where masks hide nothing, it is as large as it may get in training.
+
+    Args:
+        node: The node that asks.
+        name: Its input.
+        mask: ... N bool.
+    """
+    kept, places = node.context.kept.get(name), mask.shape[-1]
+    if kept is None:
+        return max(1, int(mask.sum(-1).max()))
+    if kept.even and kept.known is None and node.training:
+        return max(1, places - _visible(node, name, mask))
+    return max(1, places - kept.fewest)
 
 
 def first_visible(mask: Tensor, count: int) -> Tensor:
@@ -37,7 +75,13 @@ def first_visible(mask: Tensor, count: int) -> Tensor:
     return mask.to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
 
 
-def _counted(mask: Tensor, node: Node, name: str) -> int:
+def _visible(node: Node, name: str, mask: Tensor) -> int:
+    """How many places each mask of a batch leaves visible."""
+    kept = node.context.kept.get(name)
+    if kept is not None and kept.known is not None:
+        return kept.known
+    if kept is not None and mask.is_meta:
+        return kept.fewest
     counts = mask.logical_not().sum(-1)
     fewest, most = int(counts.min()), int(counts.max())
     if fewest != most:

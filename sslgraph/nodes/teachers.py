@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from sslgraph.chain import chain_ports
+from sslgraph.chain import chain_even, chain_ports
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.nodes.calls import arranged
 from sslgraph.nodes.places import visible_places
@@ -65,6 +65,7 @@ class Repeat(Node):
     def build(self) -> None:
         """Find out once how values go through the chain."""
         self._plan = list(_plan(self.declaration.members))
+        self._even = chain_even(self.declaration.members)
         unbuilt = next((node for node in self._originals if not node.built), None)
         if unbuilt is not None:
             raise ValueError(
@@ -91,10 +92,10 @@ class Repeat(Node):
         names = list(self.declaration.reads)
         if named or len(given) != len(names):
             given = arranged(self, given, named, names)
-        if self.training and self.context.kept:  # members know those of masks at their own place
+        if self.training:  # members know the numbers of masks at their own place only
             given = tuple(
                 visible_places(self, name, value)
-                if name in self.context.kept and value is not None
+                if name in self._even and value is not None and name in self.context.kept
                 else value
                 for name, value in zip(names, given, strict=True)
             )

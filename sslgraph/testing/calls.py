@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslgraph.axes import bind_axes
 from sslgraph.nodes.batch_norm import BatchNorm
 from sslgraph.nodes.shuffle import COUNTER
-from sslgraph.ports import Out, bind_axes
+from sslgraph.ports import Out
 from sslgraph.testing.subject import Inputs, Subject, close
 
 _FLOATS = ("image", "tokens", "embedding", "logits", "probs", "weight", "loss")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sslgraph import registry
+from sslgraph.axes import bind_axes
 from sslgraph.nodes.base import Context, Node
-from sslgraph.ports import Declaration, In, bind_axes
+from sslgraph.ports import Declaration, In, Visible
 
 # Unlike each other, so that a swapped axis does not fit by chance.
 _SIZES = {"V": 2, "B": 5, "C": 3, "H": 32, "W": 32, "N": 6, "D": 7, "K": 8, "L": 9}
@@ -85,11 +86,17 @@ class Subject:
     def node(self, *, views: int = 2, seed: int = 0, device: str = "cpu") -> Node:
         """A module in training mode, built for the sizes; equal seeds give equal modules."""
         bound: dict[str, tuple[int, str]] = {}
-        for name, value in self.inputs(views=views).items():
+        inputs = self.inputs(views=views)
+        for name, value in inputs.items():
             port = self.declaration.inputs[name]
             wrong = bind_axes(port, tuple(value.shape), bound, vars(self.config))
             assert wrong is None, f"{self.use}.{name}: {wrong}"
-        context = Context(name="subject", seed=seed)
+        kept = {
+            name: _visible(value)
+            for name, value in inputs.items()
+            if self.declaration.inputs[name].kind.allowed == ("mask",)
+        }
+        context = Context(name="subject", seed=seed, kept=kept)
         originals = tuple(copy.deepcopy(node).to(device) for node in self.originals)
         others = {"of": originals} if originals else {}
         with torch.device(device):
@@ -172,6 +179,12 @@ def _original(settings: Mapping[str, Any]) -> Node:
     rest = {key: value for key, value in settings.items() if key != "use"}
     module: type[Node] = registry.find(settings["use"]).module
     return module(axes=_SIZES, context=Context(name=settings["use"]), **rest)
+
+
+def _visible(mask: Tensor) -> Visible:
+    """How many places masks leave visible that are made here, all alike."""
+    count = int((~mask).sum(-1).max())
+    return Visible(count, count)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 import sslgraph
 from sslgraph.nodes.base import Context, SettingError
 from sslgraph.nodes.positions import sincos_table
+from sslgraph.ports import Visible
 from sslgraph.registry import find
 
 WIDTH = 64  # of test_vit, which cuts 64 x 64 pixels into 4 x 4 places
 
 
 def encoder(size: int = 64, *, kept: int | None = None, **settings: Any) -> Any:
-    context = Context("encoder", 1, kept={} if kept is None else {"mask": kept})
+    context = Context("encoder", 1, kept={} if kept is None else {"mask": Visible(kept, kept)})
     axes = {"C": 3, "H": size, "W": size}
     return find("encoder").module(axes=axes, context=context, arch="test_vit", **settings)
 
@@ -250,4 +251,4 @@ def test_masks_of_unlike_counts_are_not_joined() -> None:
     problems = [p for p in sslgraph.check(graph(nodes, {})) if p.severity == "error"]
     assert [problem.code for problem in problems] == ["E404"]
     assert "as many places visible in every image" in problems[0].title
-    assert problems[0].got == "4 and 12"
+    assert problems[0].got == "4 to 12"

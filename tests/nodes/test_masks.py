@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sslgraph.nodes.base import Context, Node, SettingError, make_node
+from sslgraph.ports import Visible
 from sslgraph.registry import find
 
 
@@ -47,7 +48,7 @@ def test_the_number_is_truncated_as_in_floating_point() -> None:
     assert (~masks.mask).sum(-1).unique().tolist() == [1]
     assert torch.equal(masks.visible, ~masks.mask)
     declared = find("random_mask").mask_counts(node.config, 10)
-    assert declared == {"mask": 1, "visible": 9}
+    assert declared == {"mask": Visible(1, 1), "visible": Visible(9, 9)}
 
 
 def test_random_masks_differ_by_sample_view_and_seed() -> None:
@@ -125,7 +126,8 @@ def test_exact_block_masks_have_their_number() -> None:
     assert made.sum(-1).unique().tolist() == [75]
     early = masks_of(mask_node("block_mask", patches=75, min_block=16), batch=500)[0]
     assert (made | ~early).all()  # filled up, and nothing else
-    assert find("block_mask").mask_counts(exact.config, 196) == {"mask": 121, "visible": 75}
+    counts = find("block_mask").mask_counts(exact.config, 196)
+    assert counts == {"mask": Visible(121, 121), "visible": Visible(75, 75)}
 
 
 @pytest.mark.parametrize(("ratio", "mean"), [(0.1, 17.5), (0.3, 57.3), (0.5, 97.5)])
@@ -146,13 +148,20 @@ def test_ratios_and_shares_are_drawn_by_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "remedy"),
+    ("settings", "fewest", "most", "remedy"),
     [
-        ({"patches": 75}, "count: exact"),
-        ({"ratio": [0.1, 0.5], "count": "exact"}, "ratio: 0.1 or 0.5"),
-        ({"patches": 75, "share": 0.5, "count": "exact"}, "share: 1"),
+        ({"patches": 75}, 121, 196, "count: exact"),
+        ({"ratio": [0.1, 0.5], "count": "exact"}, 98, 177, "ratio: 0.1 or 0.5"),
+        ({"ratio": [0.1, 0.5]}, 98, 196, "ratio: 0.1 or 0.5"),
+        ({"patches": 75, "share": 0.5, "count": "exact"}, 121, 196, "share: 1"),
     ],
 )
-def test_ragged_masks_say_what_would_make_them_even(settings: dict[str, Any], remedy: str) -> None:
-    config = make_node("block_mask", **settings).config
-    assert find("block_mask").mask_counts(config, 196) == {"mask": remedy, "visible": remedy}
+def test_ragged_masks_say_what_would_make_them_even(
+    settings: dict[str, Any], fewest: int, most: int, remedy: str
+) -> None:
+    node = mask_node("block_mask", **settings)
+    counts = find("block_mask").mask_counts(node.config, 196)
+    assert counts["mask"] == Visible(fewest, most, remedy)
+    assert counts["visible"] == Visible(196 - most, 196 - fewest, remedy)
+    made = (~masks_of(node, batch=300)).sum(-1)
+    assert fewest <= made.min() <= made.max() <= most

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from sslgraph.nodes.base import Context, SettingError, make_node
 from sslgraph.nodes.positions import sincos_table
+from sslgraph.ports import Visible
 from sslgraph.registry import find
 
 
 def decoder(tokens: int, places: int = 16, kept: int | None = None, **settings: Any) -> Any:
-    context = Context("decoder", 1, kept={} if kept is None else {"mask": kept})
+    context = Context("decoder", 1, kept={} if kept is None else {"mask": Visible(kept, kept)})
     chosen = {"width": 8, "depth": 2, "heads": 2, "out": 5, **settings}
     axes = {"N": tokens, "D": 6, "G": places}
     return find("token_decoder").module(axes=axes, context=context, **chosen)

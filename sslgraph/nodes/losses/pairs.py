@@ -53,15 +53,15 @@ class PairLoss(Loss):
         if cls.pairs(config, inputs):
             return ""
         first, second = _compared(cls)
-        return _no_pair(config.pairs, (first, inputs[first]), (second, inputs[second]))
+        return no_pair(config.pairs, (first, inputs[first]), (second, inputs[second]))
 
     def build(self) -> None:
         """Choose the pairs, where the graph tells which crops the views came from."""
         views = self.context.views
         self._counts = tuple(len(views[name]) for name in _compared(type(self)) if name in views)
-        self._pairs = self.pairs(self.config, views) if len(self._counts) == 2 else ()
+        self._pairs = self.pairs(self.config, views) if self._counts else ()
 
-    def compared(self, first: Tensor, second: Tensor) -> Pairs:
+    def compared(self, first: Tensor, second: Tensor | None) -> Pairs:
         """The pairs of views to compare.
 
         Without a graph view i of each input came from crop i. In evaluation, where view nodes give
@@ -69,25 +69,27 @@ class PairLoss(Loss):
 
         Args:
             first: The first input, V B ...
-            second: The second input, V' B ...
+            second: The second input, V' B ...; None where the views of the first one are compared
+                with each other.
 
         Raises:
             ValueError: In training there is no pair, or not the views that the graph gives.
         """
-        return self._pairs_for(first.shape[0], second.shape[0])
+        counts = (first.shape[0],) if second is None else (first.shape[0], second.shape[0])
+        return self._pairs_for(counts)
 
-    def _pairs_for(self, first: int, second: int) -> Pairs:
-        if self._pairs and self._counts == (first, second):
+    def _pairs_for(self, counts: tuple[int, ...]) -> Pairs:
+        if self._pairs and self._counts == counts:
             return self._pairs
-        inputs = dict(zip(_compared(type(self)), (_numbers(first), _numbers(second)), strict=True))
+        inputs = dict(zip(_compared(type(self)), map(_numbers, counts), strict=False))
         found: Pairs = () if self._pairs else self.pairs(self.config, inputs)
         if found:
             return found
         if not self.training:
-            return tuple((i, j) for i in range(first) for j in range(second))
+            return tuple((i, j) for i in range(counts[0]) for j in range(counts[-1]))
         use = self.declaration.use
         if self._pairs:
-            raise ValueError(f"{use} compares {self._counts} views, got {(first, second)}")
+            raise ValueError(f"{use} compares {self._counts} views, got {counts}")
         raise ValueError(f"{use}: {self.review(self.config, inputs)}")
 
     def reduced(self, terms: Sequence[Tensor]) -> Tensor:
@@ -103,7 +105,7 @@ class PairLoss(Loss):
         """How many times the value of one pair is in the loss, for inputs of these sizes."""
         if self.config.reduce == "mean":
             return 1
-        return len(self._pairs_for(sizes["V"], sizes["V'"]))
+        return len(self._pairs_for(tuple(sizes[axis] for axis in ("V", "V'") if axis in sizes)))
 
 
 def pairs_of(which: Which, first: Identities, second: Identities) -> Pairs:
@@ -132,13 +134,16 @@ def same_shape(use: str, first: Tensor, second: Tensor) -> None:
         raise ValueError(f"{use} compares inputs of one shape, got views of {shapes}")
 
 
-def mask_views(use: str, mask: Tensor | None, like: Tensor) -> list[Tensor | None]:
+def mask_views(
+    use: str, mask: Tensor | None, like: Tensor, port: str = "mask"
+) -> list[Tensor | None]:
     """For each view of `like` which of its places are hidden, or None where all count.
 
     Args:
         use: The loss, for errors.
-        mask: V B N or 1 B N, true = hidden, or nothing.
+        mask: V B N or 1 B N, true = hidden, or nothing. Weights of places are taken the same way.
         like: V B N ..., whose places the mask is about.
+        port: The input, for errors.
 
     Raises:
         ValueError: The mask is not about the places of `like`.
@@ -147,22 +152,35 @@ def mask_views(use: str, mask: Tensor | None, like: Tensor) -> list[Tensor | Non
         return [None] * like.shape[0]
     if like.dim() != 4 or like.shape[1:3] != mask.shape[1:]:
         raise ValueError(
-            f"{use}.mask marks places [{' '.join(map(str, mask.shape[1:]))}] of tokens, but the "
+            f"{use}.{port} marks places [{' '.join(map(str, mask.shape[1:]))}] of tokens, but the "
             f"prediction has views of {list(like.shape[1:])}"
         )
     return list(mask.expand(like.shape[0], -1, -1).unbind())
 
 
-def over_places(values: Tensor, mask: Tensor | None, average: Average, *, training: bool) -> Tensor:
-    """The mean of one pair's values.
+def over_places(
+    values: Tensor,
+    mask: Tensor | None,
+    average: Average,
+    *,
+    training: bool,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """The mean of one pair's values, or their weighted sum.
 
     Args:
-        values: B ..., or B N with a mask.
+        values: B ..., or B N with a mask or weights.
         mask: B N; only its true places count.
         average: `batch`: every hidden place counts alike, over all processes. `image`: every image
             counts alike, with the mean of its hidden places; one without any counts as zero.
         training: Whether other processes take part.
+        weight: B N, as `gather_tokens` gives them: the value is the plain sum of weight x value,
+            whatever `average` says; with a mask over its true places.
     """
+    if weight is not None:
+        if mask is not None:
+            weight = weight * mask
+        return (values * weight.to(values.dtype)).sum()
     if mask is None:
         return values.mean()
     weights = mask.to(values.dtype)
@@ -190,7 +208,8 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
 
-def _no_pair(which: Which, *sides: tuple[str, Identities]) -> str:
+def no_pair(which: Which, *sides: tuple[str, Identities]) -> str:
+    """What `review` says of a rule that leaves no pair of these inputs."""
     has = ", ".join(f"{name} has {_crops(views)}" for name, views in sides)
     remedy = {
         "cross": "give one side views of other crops, or compare each view with each "

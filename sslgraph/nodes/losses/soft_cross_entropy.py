@@ -22,13 +22,14 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
     centered here, and no gradient is stopped: it comes through `ema`, `sinkhorn` or `stop_grad`.
 
     Shapes: prediction V B K or V B N K, not normalised; target the same with any number of views,
-    rows that sum to 1; mask V B N, true = hidden: only these places count. The loss is a scalar in
-    nats.
+    rows that sum to 1; mask V B N, true = hidden: only these places count; weight V B N, of what
+    `gather_tokens` chose: the loss of a pair is the sum of weight x value. It is a scalar in nats.
     """
 
     prediction = In("logits", "V B ... K")
     target = In("probs", "V' B ... K")
     mask = In("mask", "V B N", optional=True)
+    weight = In("weight", "V B N", optional=True)
     attracts = ("prediction", "target")
 
     class Config(PairLoss.Config):
@@ -47,16 +48,29 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
 
     temperature: Tensor
 
-    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
         """The loss of a batch."""
         use, average = self.declaration.use, self.config.average
         same_shape(use, prediction, target)
         hidden = mask_views(use, mask, prediction)
+        weights = mask_views(use, weight, prediction, "weight")
         scores = at_least_float32(prediction) / self.temperature
         log_p = functional.log_softmax(scores, dim=-1).unbind()  # once a view, not once a pair
         q = at_least_float32(target).unbind()
         terms = [
-            over_places(-(q[j] * log_p[i]).sum(-1), hidden[i], average, training=self.training)
+            over_places(
+                -(q[j] * log_p[i]).sum(-1),
+                hidden[i],
+                average,
+                training=self.training,
+                weight=weights[i],
+            )
             for i, j in self.compared(prediction, target)
         ]
         return self.reduced(terms)
