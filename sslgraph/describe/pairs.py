@@ -44,7 +44,8 @@ def loss_pairs(plan: Plan) -> list[LossPairs]:
 
 def _of_loss(step: Step) -> LossPairs:
     first, second = list(step.declaration.reads)[:2]
-    one, other = step.views[first], step.views[second]
+    one = step.views[first]
+    other = step.views.get(second, one)
     partners: dict[str, dict[str, None]] = {}
     for i, j in step.pairs:
         partners.setdefault(one[i], {})[other[j]] = None
