@@ -21,6 +21,7 @@ def loss_of(
     prediction: Tensor,
     target: Tensor,
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
     *,
     temperature: float = 0.1,
     **settings: Any,
@@ -28,7 +29,7 @@ def loss_of(
     """The loss with its temperature in float64."""
     node = make_node("soft_cross_entropy", temperature=temperature, **settings)
     node.temperature = torch.tensor(temperature, dtype=torch.float64)
-    value: Tensor = node(prediction, target, mask)
+    value: Tensor = node(prediction, target, mask, weight)
     return value
 
 
@@ -96,6 +97,18 @@ def test_hidden_places_of_the_batch_or_of_each_image() -> None:
     both = [loss_of(*tensors[:2], even, pairs="same", average=a) for a in ("image", "batch")]
     torch.testing.assert_close(*both, rtol=1e-12, atol=0)
     assert loss_of(*tensors[:2], even & False, pairs="same").item() == 0
+
+
+def test_gathered_places_by_weight_are_hidden_places_by_image() -> None:
+    generator = np.random.default_rng(4)
+    z, q = generator.normal(size=(2, 3, 4, 5)), softmax(generator.normal(size=(2, 3, 4, 5)))
+    hidden = torch.from_numpy(generator.random((2, 3, 4)) < 0.5)
+    tensors = torch.from_numpy(z), torch.from_numpy(q)
+    expected = loss_of(*tensors, hidden, pairs="same").item()
+    gather = make_node("gather_tokens")
+    (y, weight), (target, _) = gather(tensors[0], hidden), gather(tensors[1], hidden)
+    found = loss_of(y, target, None, weight.double(), pairs="same").item()
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("average", ["image", "batch"])
