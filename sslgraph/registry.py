@@ -26,6 +26,8 @@ SHIPPED = {
     "random_mask": "sslgraph.nodes.masks",
     "block_mask": "sslgraph.nodes.masks",
     "gather_tokens": "sslgraph.nodes.gather",
+    "tokenizer": "sslgraph.nodes.tokenizers",
+    "hog": "sslgraph.nodes.hog",
     "patchify": "sslgraph.nodes.pixels",
     "encoder": "sslgraph.nodes.encoders",
     "token_decoder": "sslgraph.nodes.decoders",

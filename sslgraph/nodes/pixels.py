@@ -45,11 +45,18 @@ class Patchify(Node, use="patchify"):
 
     def forward(self, image: Tensor) -> Tensor:
         """The patches of a batch of images."""
-        side = self.config.patch
-        tiles = image.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # B C rows y columns x
-        y: Tensor = tiles.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        if self.config.normalize == "none":
-            return y
-        mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True)
-        normed: Tensor = (y - mean) / (variance + _EPSILON).sqrt()
-        return normed
+        y = patches_of(image, self.config.patch)
+        return y if self.config.normalize == "none" else normalized(y)
+
+
+def patches_of(image: Tensor, side: int) -> Tensor:
+    """B C H W as B N D, patches in raster order and within one row, column, channel."""
+    tiles = image.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # B C rows y columns x
+    y: Tensor = tiles.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return y
+
+
+def normalized(patches: Tensor) -> Tensor:
+    """Each patch less its mean, by the root of its unbiased variance + 1e-6."""
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    return (patches - mean) / (variance + _EPSILON).sqrt()
