@@ -33,7 +33,7 @@ NODES: dict[str, Any] = {
 }
 
 
-def queue(size: int, *, views: int = 1, width: int = 3, **settings: Any) -> Queue:
+def queue(size: int, *, views: int = 1, width: int = 3, **settings: Any) -> Any:
     return Queue(axes={"V": views, "D": width}, context=Context("queue"), size=size, **settings)
 
 
@@ -46,7 +46,7 @@ def unit(x: Tensor) -> Tensor:
     return x / x.square().sum(-1, keepdim=True).sqrt()
 
 
-def write(node: Queue, x: Tensor) -> None:
+def write(node: Any, x: Tensor) -> None:
     with torch.no_grad():
         node.write(x=x)
 
@@ -87,7 +87,7 @@ def test_it_is_a_ring_of_the_newest_rows(batches: list[int]) -> None:
         x = keys(count, views=2, seed=number)
         write(node, x)
         place = one_by_one(expected, place, x)
-        torch.testing.assert_close(node(), expected)
+        torch.testing.assert_close(node().items, expected)
         assert node.place.item() == place
     assert node.place.dtype == torch.int64
 
@@ -95,9 +95,9 @@ def test_it_is_a_ring_of_the_newest_rows(batches: list[int]) -> None:
 def test_a_step_changes_the_rows_at_the_pointer_and_nothing_else() -> None:
     node = queue(10)
     write(node, keys(4))
-    before, place, x = node().clone(), int(node.place), keys(3, seed=1)
+    before, place, x = node().items, int(node.place), keys(3, seed=1)
     write(node, x)
-    after = node()
+    after = node().items
     torch.testing.assert_close(after[:, place : place + 3], unit(x))
     assert torch.equal(after[:, :place], before[:, :place])
     assert torch.equal(after[:, place + 3 :], before[:, place + 3 :])
@@ -106,26 +106,26 @@ def test_a_step_changes_the_rows_at_the_pointer_and_nothing_else() -> None:
 def test_rows_may_be_stored_as_they_come() -> None:
     node = queue(6, normalize=False)
     write(node, keys(2))
-    assert torch.equal(node()[:, :2], keys(2))
+    assert torch.equal(node().items[:, :2], keys(2))
 
 
 def test_half_precision_keys_become_unit_rows_of_float32() -> None:
     node = queue(6)
     write(node, keys(2).bfloat16())
-    assert node().dtype == torch.float32
-    torch.testing.assert_close(node()[:, :2], unit(keys(2).bfloat16().float()))
+    assert node().items.dtype == torch.float32
+    torch.testing.assert_close(node().items[:, :2], unit(keys(2).bfloat16().float()))
 
 
 def test_what_was_read_stays_for_the_backward_after_the_write() -> None:
     node = queue(6)
     query = keys(2, seed=5).requires_grad_()
-    read = node()
+    read = node().items
     kept = read.clone()
     loss = (query @ read.transpose(1, 2)).square().sum()
     write(node, keys(6))
     loss.backward()
     assert torch.equal(read, kept)
-    assert not torch.equal(node(), kept)
+    assert not torch.equal(node().items, kept)
     similarity = query.detach() @ kept.transpose(1, 2)
     torch.testing.assert_close(query.grad, 2 * similarity @ kept)
 
@@ -137,8 +137,50 @@ def test_the_state_dict_goes_on_at_the_same_place() -> None:
     assert set(node.state_dict()) == {"rows", "place"}
     for each in (node, other):
         write(each, keys(4, seed=1))
-    assert torch.equal(node(), other())
+    assert torch.equal(node().items, other().items)
     assert node.place.item() == other.place.item() == 2
+
+
+def test_an_empty_queue_has_no_weight_until_it_is_full() -> None:
+    node = queue(10, views=2, start="empty")
+    expected, place = torch.zeros(2, 10, 3), 0
+    for number, (count, full) in enumerate([(4, 0), (4, 0), (2, 1), (3, 1)]):
+        x = keys(count, views=2, seed=number)
+        write(node, x)
+        place = one_by_one(expected, place, x)
+        torch.testing.assert_close(node().items, expected)
+        assert torch.equal(node().weight, torch.full((2, 10), float(full)))
+    other = queue(10, views=2, start="empty")
+    other.load_state_dict(node.state_dict())
+    assert torch.equal(other().weight, node().weight)
+    assert torch.equal(queue(10)().weight, torch.ones(1, 10))
+
+
+def test_it_begins_to_store_when_it_is_told_to() -> None:
+    """Two epochs of three steps go by; then two batches of 5 fill 10 rows."""
+    settings = {"size": 10, "start": "empty", "from": "2 epochs"}
+    nodes = {**NODES, "queue": {"use": "queue", "in": "key", **settings}}
+    outputs = {"embedding": "head", "memory": "queue", "weight": "queue.weight"}
+    method = compiled(nodes, outputs=outputs)
+    method.clock.set(total_steps=12, steps_per_epoch=3)
+    node: Any = method.nodes["queue"]
+    full = []
+    for step in range(9):
+        before = int(node.stored)
+        full.append(bool(method.run({}, ["queue.weight"], batch(step))["queue.weight"].all()))
+        method(batch(step)).loss.backward()
+        method.after_step()
+        assert (int(node.stored) > before) == (6 <= step < 8)
+        assert int(node.place) == 5 * max(0, step - 5) % 10
+    assert full == [False] * 8 + [True]
+
+
+def test_a_queue_that_waits_for_an_epoch_asks_how_long_one_is() -> None:
+    nodes = {**NODES, "queue": {**NODES["queue"], "from": "2 epochs"}}
+    method = compiled(nodes)
+    with pytest.raises(sslgraph.GraphError, match=r"queue\.from follows the run") as caught:
+        method(batch())
+    assert caught.value.problems[0].span.text == "nodes.queue.from: '2 epochs'"
 
 
 @pytest.mark.parametrize("order", list(permutations(["key", "queue", "loss"])))
