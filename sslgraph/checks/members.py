@@ -151,7 +151,10 @@ class Chain:
         config, replaced = self._config(member)
         if config is None:
             return None
-        return Member(member.path, member.declaration, config, links, kept, replaced)
+        declared = member.declaration
+        if replaced:  # outputs may depend on settings
+            declared = declared.of_node(config, declared.members)
+        return Member(member.path, declared, config, links, kept, replaced)
 
     def _way(self, before: Member, member: Member) -> str:
         """How the graph's own wires lead from one member to the next, or back."""

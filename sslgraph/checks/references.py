@@ -137,6 +137,8 @@ def resolve(
         )
         return None
     if port not in declared.outputs:
+        if declared.derives and nodes[reference.node].config is None:
+            return None  # its settings are wrong, which was reported, and may make this port
         owner = reference.node if declared.members else declared.use
         hint = did_you_mean(port, declared.outputs, show=f"outputs of {owner}")
         title = f"{reference.node} has no output '{port}'"

@@ -25,7 +25,7 @@ GENERIC = ("use", "in", "of", "train", "weights")
 def bind(graph: Graph) -> tuple[dict[str, Bound], list[Problem]]:
     """Find each node's type, validate its settings and find what it repeats.
 
-    Left out are nodes of unknown type, and those whose ports can't be known since they depend on
+    Left out are nodes of unknown type, and those of which no port is known since all depend on
     settings or members that are wrong.
     """
     found: dict[str, Bound] = {}
@@ -48,7 +48,9 @@ def _bound(
     if not declaration.repeats:
         config = _config(graph, spec, declaration, {}, problems)
         if declaration.derives:
-            return Bound(spec, declaration.of_node(config), config) if config else None
+            if config is None:
+                return Bound(spec, declaration, None) if declaration.outputs else None
+            return Bound(spec, declaration.of_node(config), config)
         return Bound(spec, declaration, config)
     chain = Chain(graph, spec, declaration, before, CODES, problems)
     config = _config(graph, spec, declaration, chain.settings_of_members(), problems)

@@ -12,17 +12,27 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from sslgraph.errors import did_you_mean
+from sslgraph.nodes.backbones import (
+    Need,
+    blocks_exist,
+    cell,
+    freeze,
+    keep_paths,
+    leave_out_norm,
+    spread,
+    suited,
+)
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.nodes.places import visible_places
 from sslgraph.nodes.transformers import (
     TOKEN_STD,
+    draw_cut_normal,
     fix_positions,
-    is_plain,
+    start_beit,
     start_xavier,
     taken,
-    with_positions,
 )
-from sslgraph.ports import In, Out
+from sslgraph.ports import In, Member, Out, Ports
 from sslgraph.schedules import fault
 from sslgraph.train_spec import BatchNormSpec
 
@@ -42,11 +52,17 @@ class Encoder(Node, use="encoder"):
     in front.
 
     With `masked: drop` hidden places never enter the blocks, so `tokens` are those of the visible
-    places in raster order (MAE, section 3); positions are added before. With `masked: token` one
-    learned vector stands in for the patch embeddings of hidden places, before positions are added
-    (BEiT, section 2.3). Masks are for plain vision transformers; in evaluation they hide nothing.
+    places in raster order (MAE, section 3); positions are added before. It is for plain vision
+    transformers. With `masked: token` one learned vector stands in for the patch embeddings of
+    hidden places, before positions are added (BEiT, section 2.3); BEiT's and Swin's models take it
+    too, and a place of the mask may cover several patches, such as 32 x 32 pixels where Swin cuts
+    4 x 4 (SimMIM, section 3.2). In evaluation masks hide nothing.
 
-    Shapes: image B C H W, mask B G of all places -> embedding B D, tokens B N D, sequence B S D.
+    `taps: [9]` adds an output `tap9`: what leaves block 9, the first being 1, after its residual
+    sums and before any final norm, class and register tokens left out.
+
+    Shapes: image B C H W, mask B G of all places -> embedding B D, tokens B N D, sequence B S D,
+    tap<l> B N D.
     """
 
     image = In("image", "B C H W")
@@ -69,9 +85,15 @@ class Encoder(Node, use="encoder"):
             masked: What becomes of the places that a mask hides.
             position: The model's own, or `sincos`, a fixed table of sines and cosines (MAE); for
                 plain vision transformers.
-            init: First weights: timm's own, or `xavier` for all linear layers and the projection of
-                patches, with biases of zero and class and register tokens from N(0, 0.02).
-            drop_path: Highest rate of stochastic depth.
+            init: First weights: timm's own; `xavier` for all linear layers and the projection of
+                patches, with biases of zero and class and register tokens from N(0, 0.02); or
+                `beit`, all from N(0, 0.02) cut off at 0.02, the last layers of block l divided by
+                the root of 2 l.
+            norm: `none` leaves out the norm behind the last block, for a norm of the graph's own.
+            taps: Blocks whose outputs are outputs of the node, the first being 1.
+            freeze: Parts of the timm model that keep their first weights, such as `patch_embed`
+                (MoCo v3, section 4.3).
+            drop_path: Highest rate of stochastic depth; none unless given, whatever timm has.
             args: Further arguments of `timm.create_model`.
             batch_norm: Whose samples share statistics; the run's rule if absent.
         """
@@ -81,7 +103,10 @@ class Encoder(Node, use="encoder"):
         image_size: PositiveInt | Literal["dynamic"] | None = None
         masked: Literal["drop", "token"] | None = None
         position: Literal["own", "sincos"] = "own"
-        init: Literal["own", "xavier"] = "own"
+        init: Literal["own", "xavier", "beit"] = "own"
+        norm: Literal["own", "none"] = "own"
+        taps: list[PositiveInt] = []
+        freeze: list[str] = []
         drop_path: float = Field(default=0.0, ge=0, lt=1)
         args: dict[str, Any] = {}
         batch_norm: BatchNormSpec | None = None
@@ -93,6 +118,13 @@ class Encoder(Node, use="encoder"):
                 hint = did_you_mean(arch, timm.list_models(), show="timm models")
                 raise fault(f"timm has no model '{arch}'", help=hint)
             return arch
+
+        @field_validator("taps")
+        @classmethod
+        def _once(cls, taps: list[int]) -> list[int]:
+            if len(set(taps)) < len(taps):
+                raise fault("a block is tapped once", expected="numbers that differ")
+            return taps
 
         @field_validator("args")
         @classmethod
@@ -106,6 +138,15 @@ class Encoder(Node, use="encoder"):
             return args
 
     @classmethod
+    def ports(cls, config: Any, members: tuple[Member, ...]) -> Ports:
+        """Those of every encoder, and an output for each tap."""
+        outputs = dict(cls.declaration.outputs)
+        for block in config.taps:
+            outputs[f"tap{block}"] = tap = Out("tokens", "B N D")
+            tap.name = f"tap{block}"
+        return Ports(cls.declaration.inputs, outputs)
+
+    @classmethod
     def even(cls, config: Any) -> Mapping[str, str]:
         """To drop places takes masks that hide as many in every image."""
         return {"mask": "masked: token"} if config.masked == "drop" else {}
@@ -116,23 +157,53 @@ class Encoder(Node, use="encoder"):
         self.model_args = self._arguments(C, H, W)
         try:
             self.model: nn.Module = timm.create_model(config.arch, **self.model_args)
-        except TypeError as failure:
+        except (TypeError, AssertionError) as failure:
             raise self._refused(failure) from failure
         self._size = (H, W) if "img_size" in self.model_args else None
         if config.image_size == "dynamic":
             self._size = None
         self._whole_patches(H, W)
         self._layout = str(getattr(self.model, "output_fmt", "NCHW"))
-        for setting, wish in {"masked": config.masked, "position": config.position}.items():
-            if wish not in (None, "own"):
-                self._plain_only(setting, wish)
+        self._backbone = suited(self.model, config.arch, self._wishes())
+        blocks_exist(self.model, config.arch, config.taps)
+        self._start()
+
+    def _wishes(self) -> dict[str, Need]:
+        """Settings that only some classes of models have, with what such a class has."""
+        config = self.config
+        wishes: dict[str, Need] = {}
+        if config.masked is not None:
+            wishes[f"masked: {config.masked}"] = "drops" if config.masked == "drop" else "parts"
         if config.position == "sincos":
-            fix_positions(self.model)
+            wishes["position: sincos"] = "fixes"
+        if config.init == "beit":
+            wishes["init: beit"] = "lists"
+        if config.taps:
+            wishes["taps"] = "lists"
+        if config.norm == "none":
+            wishes["norm: none"] = "parts"
+        return wishes
+
+    def _start(self) -> None:
+        """First weights, and what is fixed or left out."""
+        config, model = self.config, self.model
+        if not config.drop_path and "drop_path_rate" not in config.args:
+            keep_paths(model, self.model_args)
+        if config.position == "sincos":
+            fix_positions(model)
         if config.init == "xavier":
-            start_xavier(self.model)
+            start_xavier(model)
+        elif config.init == "beit":
+            start_beit(model)
         if config.masked == "token":
-            width = int(self.model.get_parameter("pos_embed").shape[-1])
+            width = int(model.get_submodule("patch_embed").get_parameter("proj.weight").shape[0])
             self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=TOKEN_STD))
+            if config.init == "beit":
+                draw_cut_normal(self.mask_token)
+        if config.norm == "none":
+            leave_out_norm(model, self.model_args)
+        for place, name in enumerate(config.freeze):
+            freeze(model, name, place)
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that images and masks have the sizes that the model was built for."""
@@ -152,22 +223,15 @@ class Encoder(Node, use="encoder"):
         model: Any = self.model
         high, wide = model.patch_embed.patch_size
         rows, columns = height // high, width // wide
-        if rows * columns != axes["G"]:
-            raise SettingError(
-                f"the mask has {axes['G']} places where the model has {rows * columns}",
-                path=("in",),
-                expected=f"a mask of {rows} x {columns} places, for patches of {high} x {wide}",
-                help=f"set 'patch: {high}' in the node that makes the mask",
-            )
-
-    def _plain_only(self, setting: str, wish: str) -> None:
-        if is_plain(self.model):
+        side = cell(rows, columns, axes["G"])
+        if side == 1 or (side and self.config.masked == "token"):
             return
         raise SettingError(
-            f"'{setting}: {wish}' is for plain vision transformers, and {self.config.arch} is none",
-            path=(setting,),
-            expected="a model of timm's class VisionTransformer, such as vit_small_patch16_224",
-            help=f"take such an 'arch', or delete '{setting}'",
+            f"the mask has {axes['G']} places where the model has {rows * columns}",
+            path=("in",),
+            expected=f"a mask of {rows} x {columns} places, for patches of {high} x {wide}"
+            + (", or of a coarser grid" if self.config.masked == "token" else ""),
+            help=f"set 'patch: {high}' in the node that makes the mask",
         )
 
     def _arguments(self, channels: int, height: int, width: int) -> dict[str, Any]:
@@ -203,7 +267,7 @@ class Encoder(Node, use="encoder"):
                 help="make views of such a size",
             )
 
-    def _refused(self, failure: TypeError) -> SettingError:
+    def _refused(self, failure: Exception) -> SettingError:
         """The setting behind an argument that this model does not take."""
         text = str(failure)
         if "dynamic_img_size" in text:
@@ -227,25 +291,30 @@ class Encoder(Node, use="encoder"):
 
     def _outputs(self, image: Tensor, mask: Tensor | None) -> Any:
         model: Any = self.model
-        features = self._features(image, mask)
+        features, taps = self._features(image, mask)
         embedding: Tensor = model.forward_head(features, pre_logits=True)
         tokens = self._tokens(features)
-        return self.Outputs(embedding, tokens, features if features.dim() == 3 else tokens)
+        sequence = features if features.dim() == 3 else tokens
+        return self.Outputs(embedding, tokens, sequence, *taps)
 
-    def _features(self, image: Tensor, mask: Tensor | None) -> Tensor:
+    def _features(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """What the final norm gives, and the taps."""
         model: Any = self.model
-        if mask is None and self.config.position == "own":
-            features: Tensor = model.forward_features(image)
-            return features
+        config = self.config
+        whole = mask is None and config.position == "own" and not config.taps
+        if self._backbone is None or whole:
+            return model.forward_features(image), []
         x = model.patch_embed(image)  # B N D, or B rows columns D where sizes are free
-        if mask is not None and self.config.masked == "token":
+        if mask is not None and config.masked == "token":
+            high, wide = model.patch_embed.patch_size
+            hidden = spread(mask, image.shape[2] // high, image.shape[3] // wide)
             token = self.mask_token.flatten().to(x.dtype)
-            x = torch.where(mask.reshape(*x.shape[:-1], 1), token, x)
-        x = with_positions(model, x, sincos=self.config.position == "sincos")
-        if mask is not None and self.config.masked == "drop":
+            x = torch.where(hidden.reshape(*x.shape[:-1], 1), token, x)
+        x = self._backbone.placed(model, x, sincos=config.position == "sincos")
+        if mask is not None and config.masked == "drop":
             x = taken(x, visible_places(self, "mask", mask), after=model.num_prefix_tokens)
-        y: Tensor = model.norm(model.blocks(model.norm_pre(model.patch_drop(x))))
-        return y
+        x, taps = self._backbone.run(model, x, config.taps)
+        return model.norm(x), [self._tokens(taps[block]) for block in config.taps]
 
     def _tokens(self, features: Tensor) -> Tensor:
         if features.dim() == 3:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sslgraph.nodes.positions import sincos_table
@@ -14,17 +14,6 @@ TOKEN_STD = 0.02
 """Standard deviation of the first values of learned tokens."""
 
 _TOKENS = ("cls_token", "reg_token")
-
-
-def is_plain(model: nn.Module) -> bool:
-    """Whether a model runs as timm's `VisionTransformer` does and has position embeddings."""
-    cls: Any = type(model)
-    return (
-        isinstance(model, VisionTransformer)
-        and cls.forward_features is VisionTransformer.forward_features
-        and cls._pos_embed is VisionTransformer._pos_embed
-        and model.pos_embed is not None
-    )
 
 
 @torch.no_grad()
@@ -46,6 +35,35 @@ def start_xavier(model: nn.Module) -> None:
         token = getattr(model, name, None)
         if token is not None:
             nn.init.normal_(token, std=TOKEN_STD)
+
+
+@torch.no_grad()
+def start_beit(model: Any) -> None:
+    """Draw first weights as BEiT does: N(0, 0.02) cut off at 0.02 on either side, biases zero.
+
+    Linear layers, the projection of patches, learned positions and tokens are drawn so; then the
+    last layer of attention and of the MLP in block l, from 1, is divided by sqrt(2 l). Norms keep
+    scale 1 and shift 0, tables of relative positions are zero.
+    """
+    projection = model.patch_embed.proj
+    for module in [*model.modules()]:
+        if isinstance(module, nn.Linear) or module is projection:
+            draw_cut_normal(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name in (*_TOKENS, "pos_embed"):
+        token = getattr(model, name, None)
+        if token is not None and token.requires_grad:
+            draw_cut_normal(token)
+    for number, block in enumerate(model.blocks, 1):
+        for last in (block.attn.proj, block.mlp.fc2):
+            last.weight /= math.sqrt(2 * number)
+
+
+@torch.no_grad()
+def draw_cut_normal(weight: Tensor) -> None:
+    """Fill with N(0, 0.02), cut off at one standard deviation on either side."""
+    nn.init.trunc_normal_(weight, std=TOKEN_STD, a=-TOKEN_STD, b=TOKEN_STD)
 
 
 @torch.no_grad()
