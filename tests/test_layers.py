@@ -37,7 +37,7 @@ LAYERS = (
     ("data",),
     ("evaluate",),
     ("train",),
-    ("testing", "describe", "schema"),
+    ("testing", "proving", "describe", "schema"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -14,6 +14,7 @@ from sslgraph.cli.differences import diff
 from sslgraph.cli.drawings import draw
 from sslgraph.cli.failures import Commands, version_text
 from sslgraph.cli.pages import list_methods, nodes, show
+from sslgraph.cli.proofs import prove
 from sslgraph.cli.runs import run
 from sslgraph.cli.starts import new, schema
 
@@ -44,5 +45,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (run, check, list_methods, show, diff, draw, describe, nodes, new, schema):
+for _command in (run, check, prove, list_methods, show, diff, draw, describe, nodes, new, schema):
     main.add_command(_command)

@@ -1,0 +1,275 @@
+"""A graph under proof: methods made of it, batches for it, and how results are compared.
+
+Weights, views and everything else are float64. Dropout and stochastic depth are switched off, since
+what they drop differs from call to call by design; what else a method draws is keyed by the
+position of a sample, so equal batches have equal draws. Every weight is moved a little away from
+where it starts, so that no zero (a residual branch that begins at nothing, a bias) and no equality
+(a copy that begins as its original) hides a wrong wire.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from sslgraph.check_sizes import META_BATCH, Sizes
+from sslgraph.checking import report
+from sslgraph.errors import GraphError, errors_of
+from sslgraph.make import make_modules
+from sslgraph.method import Method, StepOutput
+from sslgraph.nodes.base import Node
+from sslgraph.nodes.batch_norm import BatchNorm
+from sslgraph.plan import Plan, Step
+from sslgraph.proving.given import EPOCH, Given, fed, make_given
+from sslgraph.proving.result import ProofError
+from sslgraph.spec import Graph
+
+TOLERANCE = 1e-5
+"""Relative: what may lie between two ways to one number; float64 needs less, float32 parts more."""
+
+STEPS = 100 * EPOCH
+_IMAGES = 8
+_MOST_FLOPS = 8e9  # of a forward and backward pass: a second or two on a core
+_NUDGE = 0.02
+_NOISE = 1e-6  # gradients this far below the largest one are rounding
+
+Gradients = dict[str, Tensor | None]
+
+
+@dataclass
+class Case:
+    """One graph under proof.
+
+    Args:
+        graph: The graph, with a batch as small as it can be.
+        plan: Its plan.
+        sizes: What the meta run found.
+        batch: Images of a batch.
+    """
+
+    graph: Graph
+    plan: Plan
+    sizes: Sizes
+    batch: int
+    _given: dict[int, Given] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: Graph) -> Case:
+        """The case of a graph.
+
+        Raises:
+            GraphError: The graph has errors.
+            ProofError: It is too large for a CPU.
+        """
+        batch = _images(graph)
+        run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+        graph = replace(graph, train=run)
+        with FlopCounterMode(display=False) as counter:
+            found = report(graph)
+        wrong = errors_of(found.problems)
+        if wrong or found.plan is None or found.sizes is None:
+            raise GraphError(tuple(wrong))
+        _refuse_large(graph, counter.get_total_flops() * batch / META_BATCH)
+        return cls(graph, found.plan, found.sizes, batch)
+
+    # -- what is fed ------------------------------------------------------------------------------
+
+    def given(self, number: int = 0) -> Given:
+        """Batch `number`; equal numbers give equal batches."""
+        if number not in self._given:
+            self._given[number] = make_given(self.plan, self.sizes.shapes, self.batch, number)
+        return self._given[number]
+
+    # -- methods ----------------------------------------------------------------------------------
+
+    def method(self) -> Method:
+        """A method in training, float64; each call gives an equal one that shares nothing."""
+        return copy.deepcopy(self._nudged)
+
+    def fresh(self) -> Method:
+        """A method as a run begins with it, but for the precision."""
+        return copy.deepcopy(self._first)
+
+    @cached_property
+    def _first(self) -> Method:
+        modules = make_modules(self.plan, 0, self.sizes.axes)
+        method = Method(self.graph, self.plan, modules, 0).double().train()
+        method.clock.set(total_steps=STEPS, steps_per_epoch=EPOCH)
+        drop_nothing(method)
+        return method
+
+    @cached_property
+    def _nudged(self) -> Method:
+        method = copy.deepcopy(self._first)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in method.parameters():
+                if not parameter.dim():  # a learned number, such as a temperature
+                    continue
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(noise.to(parameter.dtype), alpha=_NUDGE)
+        for _, node in method.nodes.items():
+            node.constrain()
+        return method
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def forward(self, method: Method, given: Given) -> StepOutput:
+        """A training forward of a batch, writes included."""
+        method.skip_step()
+        with fed(method, given.views):
+            return method(dict(given.data))  # type: ignore[no-any-return]
+
+    def train(self, method: Method, given: Given, rate: float = 0.01) -> StepOutput:
+        """A training step of plain gradient descent."""
+        output = self.forward(method, given)
+        descend(method, gradients(method, output.loss), rate)
+        method.after_step()
+        return output
+
+    # -- what the declarations say ----------------------------------------------------------------
+
+    def steps(self, *, writes: str = "") -> Iterator[Step]:
+        """The steps whose nodes write at a moment."""
+        return (step for step in self.plan.steps if step.declaration.writes == writes)
+
+    def place(self, node: str) -> str:
+        """Where a node stands in its file."""
+        known = {step.name: step for step in self.plan.steps}
+        return str(known[node].span) if node in known else ""
+
+
+def gradients(method: Method, loss: Tensor) -> Gradients:
+    """The gradient of every trained parameter by its full name; None where none comes."""
+    named = {
+        f"{node}.{name}": parameter
+        for node, parameters in method.parameters_by_node().items()
+        for name, parameter in parameters.items()
+    }
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return dict(zip(named, found, strict=True))
+
+
+@torch.no_grad()
+def descend(method: Method, found: Mapping[str, Tensor | None], rate: float) -> None:
+    """One step of gradient descent."""
+    known = dict(method.nodes.named_parameters())
+    for name, gradient in found.items():
+        if gradient is not None:
+            known[name].sub_(gradient, alpha=rate)
+
+
+def apart(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
+    """The largest difference of two tensors relative to their largest value.
+
+    Args:
+        a: One.
+        b: The other, of the same shape; another shape is infinitely far.
+        scale: What the difference is relative to where both are smaller.
+    """
+    if a.shape != b.shape:
+        return math.inf
+    if not a.numel():
+        return 0.0
+    a, b = a.detach().double(), b.detach().double()
+    largest = max(float(a.abs().max()), float(b.abs().max()), scale)
+    difference = float((a - b).abs().max())
+    return difference / largest if difference else 0.0
+
+
+def furthest(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> tuple[float, str]:
+    """The largest relative difference of two sets of gradients, and whose it is."""
+    every = [g for g in (*a.values(), *b.values()) if g is not None and g.numel()]
+    scale = max((float(g.abs().max()) for g in every), default=0.0) * _NOISE
+    worst = (0.0, "")
+    for name in {**a, **b}:
+        one, other = a.get(name), b.get(name)
+        if one is None and other is None:
+            continue
+        one = torch.zeros_like(other) if one is None and other is not None else one
+        other = torch.zeros_like(one) if other is None and one is not None else other
+        assert one is not None
+        assert other is not None
+        worst = max(worst, (apart(one, other, scale), name))
+    return worst
+
+
+def told(value: Tensor) -> str:
+    """A loss, to the digits that a reader needs."""
+    return f"{float(value.detach()):.6g}"
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers, also of those outside the state dict."""
+    both = [*module.named_parameters(), *module.named_buffers()]
+    return {name: value.detach().clone() for name, value in both}
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """The names whose values are not equal to the last bit."""
+    return [name for name, value in before.items() if not torch.equal(value, after[name])]
+
+
+def drop_nothing(method: Method) -> None:
+    """Switch dropout and stochastic depth off."""
+    for module in method.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, PatchDropout):
+            module.prob = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
+def share_all(method: Method) -> bool:
+    """Let every batch norm take the whole batch, and say whether that changes anything.
+
+    Whose samples share statistics is then no matter of where they stand in the batch.
+    """
+    moved = False
+    for module in method.modules():
+        if isinstance(module, BatchNorm) and (module.groups > 1 or module.ranks == "shuffled"):
+            module.groups, module.ranks, moved = 1, "all", True
+        elif isinstance(module, Node):
+            module._sharing = None
+    return moved
+
+
+def _images(graph: Graph) -> int:
+    """Images of a batch, so that half of it still has several in each group of a batch norm."""
+    groups = [graph.train.batch_norm.groups]
+    for spec in graph.nodes.values():
+        rule = spec.settings.get("batch_norm")
+        given = rule.get("groups") if isinstance(rule, Mapping) else None
+        groups += [given] if isinstance(given, int) and given > 0 else []
+    return _IMAGES * math.lcm(*groups)
+
+
+def _refuse_large(graph: Graph, flops: float) -> None:
+    if flops <= _MOST_FLOPS:
+        return
+    remedy = "a smaller network and smaller views, such as --set vars.size=32"
+    if graph.presets and not graph.preset:
+        remedy = f"a smaller preset ({_presets(graph)}), or {remedy}"
+    raise ProofError(
+        f"{graph.name} is too large to be proved on a CPU: one forward and backward pass takes "
+        f"{flops / 1e9:.0f} GFLOP, and at most {_MOST_FLOPS / 1e9:.0f} are sensible; the wiring is "
+        f"the same in small: use {remedy}"
+    )
+
+
+def _presets(graph: Graph) -> str:
+    """`--preset a or --preset b`."""
+    return " or ".join(f"--preset {name}" for name in graph.presets)
