@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sslgraph.checks import collapse, effects, masks, references, settings, training, wires
+from sslgraph.checks.live import Live, live, shortened
 from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Port, Wire, Wiring
 from sslgraph.errors import GraphError, Problem, Span, did_you_mean, errors_of, in_file_order
@@ -181,18 +182,21 @@ def examine(graph: Graph) -> tuple[Wiring, list[Problem]]:
 
 def plan_of(wiring: Wiring) -> Plan:
     """The plan of a sound wiring; what nobody needs is left out."""
-    graph, needed = wiring.graph, effects.live(wiring)
-    steps = tuple(
-        Step(
-            spec=wiring.nodes[name].spec,
-            declaration=wiring.nodes[name].declaration,
-            config=wiring.nodes[name].config,
-            members=wiring.nodes[name].members,
-            inputs=wiring.inputs[name],
-            views={port: wiring.views(wires) for port, wires in wiring.inputs[name].items()},
-            span=graph.document.span("nodes", name, key=True),
-        )
-        for name in wiring.order
-        if name in needed
+    needed = live(wiring)
+    steps = tuple(_step(wiring, name, needed) for name in wiring.order if name in needed.nodes)
+    return Plan(wiring.graph, steps, wiring.losses, wiring.outputs, wiring.kinds, wiring.identities)
+
+
+def _step(wiring: Wiring, name: str, needed: Live) -> Step:
+    bound = shortened(wiring.nodes[name], needed.lengths.get(name, 0))
+    declared = bound.declaration
+    inputs = {p: wires for p, wires in wiring.inputs[name].items() if p in declared.inputs}
+    return Step(
+        spec=bound.spec,
+        declaration=declared,
+        config=bound.config,
+        members=bound.members,
+        inputs=inputs,
+        views={port: wiring.views(wires) for port, wires in inputs.items()},
+        span=wiring.graph.document.span("nodes", name, key=True),
     )
-    return Plan(graph, steps, wiring.losses, wiring.outputs, wiring.kinds, wiring.identities)

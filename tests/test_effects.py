@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from sslgraph.checking import check
 from sslgraph.errors import Problem
+from sslgraph.method import compile_graph
 from sslgraph.nodes.base import Node
 from sslgraph.ports import In, Out
 from tests.toys import TWO_VIEWS, graph
@@ -200,3 +202,32 @@ def test_weights_of_zero() -> None:
     assert problems(extra, {"loss": 1, "extra": {"linear": [0, 1]}}) == []
     found = one(extra, {"loss": 0, "extra": 0.0})
     assert (found.code, found.title) == ("E301", "nothing to minimise: every weight is 0")
+
+
+def test_a_chain_ends_where_nobody_needs_the_rest() -> None:
+    """The copy's head is left out, and so is the head, which nothing trains."""
+    changes: dict[str, Any] = {
+        "slow": {"use": "ema", "of": ["pixels", "head"], "in": "views"},
+        "loss": {"use": "toy_pull", "in": {"a": "pixels", "b": "slow.pixels"}},
+    }
+    found = [p for p in problems(changes) if p.code == "W303"]
+    assert [p.title for p in found] == [
+        "head reaches neither a loss nor an output, so it is left out",
+        "what head would make in slow reaches neither a loss nor an output, so slow ends after "
+        "pixels",
+    ]
+    made = compiled(changes)
+    assert list(made.nodes["slow"].members) == ["pixels"]
+    assert "head" not in {step.name for step in made.plan.steps}
+    step = made({"image": torch.rand(4, 3, 8, 8)})
+    step.loss.backward()
+
+
+def test_a_copy_that_nobody_needs_is_left_out_without_an_error() -> None:
+    fixed = {**TWO_VIEWS["pixels"], "train": False}
+    found = problems({"other": fixed, "slow": {**SLOW, "of": "other"}})
+    assert [p.code for p in found] == ["W303", "W303"]
+
+
+def compiled(changes: dict[str, Any]) -> Any:
+    return compile_graph(graph({**TWO_VIEWS, **changes}), seed=0)

@@ -1,6 +1,6 @@
 """Effects: what a graph minimises, what of it nobody needs, and copies that nothing moves.
 
-Codes: E301 nothing to minimise - W303 a node that reaches neither a loss nor an output - E305 a
+Codes: E301 nothing to minimise - W303 what reaches neither a loss nor an output - E305 a
 copy that follows what is never trained - W308 a loss without weight
 """
 
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import networkx as nx
-
 from sslgraph.checks.gradients import Gradients, listed, weighs
-from sslgraph.checks.references import DATA, Wiring
+from sslgraph.checks.live import Live, live
+from sslgraph.checks.references import Wiring
 from sslgraph.errors import Problem
 
 
@@ -54,9 +53,11 @@ def _weightless(wiring: Wiring) -> list[Problem]:
 
 def _unmoved(wiring: Wiring) -> list[Problem]:
     """Copies whose originals never change: they would stay what they were at the start."""
-    gradients = Gradients.of(wiring)
+    gradients, needed = Gradients.of(wiring), live(wiring)
     problems = []
     for name, bound in wiring.nodes.items():
+        if name not in needed.nodes:
+            continue
         members = [member for member in bound.members if member.declaration.learns]
         follows = bound.declaration.repeats and bound.declaration.writes
         origins = {
@@ -89,32 +90,34 @@ def _why_unmoved(gradients: Gradients, origins: Mapping[str, frozenset[str]]) ->
 
 def _unused(wiring: Wiring) -> list[Problem]:
     needed = live(wiring)
-    return [
-        Problem(
-            "W303",
-            f"{name} reaches neither a loss nor an output, so it is left out",
-            wiring.graph.document.span("nodes", name, key=True),
-            help="wire it on, name it in `outputs`, or drop it",
-            severity="warning",
-        )
-        for name in wiring.order
-        if name not in needed
-    ]
+    return [*_unused_nodes(wiring, needed), *_unused_members(wiring, needed)]
 
 
-def live(wiring: Wiring) -> set[str]:
-    """Names of the nodes that some loss or output needs, through reads and writes of state."""
-    flow = wiring.flow()
-    for name, inputs in wiring.inputs.items():
-        for wires in inputs.values():
-            flow.add_edges_from((wire.source[0], name) for wire in wires if wire.source[0] != DATA)
-        flow.add_edges_from((member.node, name) for member in wiring.nodes[name].members)
-    wanted = {node for node, _ in wiring.losses.values()}
-    wanted |= {wire.source[0] for wire in wiring.outputs.values()} - {DATA}
-    needed = set(wanted)
-    for name in wanted:
-        needed |= nx.ancestors(flow, name)
-    return needed
+def _unused_nodes(wiring: Wiring, needed: Live) -> Iterator[Problem]:
+    for name in wiring.order:
+        if name not in needed.nodes:
+            yield Problem(
+                "W303",
+                f"{name} reaches neither a loss nor an output, so it is left out",
+                wiring.graph.document.span("nodes", name, key=True),
+                help="wire it on, name it in `outputs`, or drop it",
+                severity="warning",
+            )
+
+
+def _unused_members(wiring: Wiring, needed: Live) -> Iterator[Problem]:
+    for name, length in needed.lengths.items():
+        members = wiring.nodes[name].members
+        if length < len(members):
+            left = listed([member.name for member in members[length:]])
+            yield Problem(
+                "W303",
+                f"what {left} would make in {name} reaches neither a loss nor an output, so "
+                f"{name} ends after {members[length - 1].name}",
+                wiring.graph.document.span("nodes", name, "of"),
+                help="wire it on, or shorten `of`",
+                severity="warning",
+            )
 
 
 def _was_meant(wiring: Wiring) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import networkx as nx
@@ -132,7 +133,7 @@ class Chain:
         links: dict[str, str] = {}
         if place:
             before = members[place - 1]
-            links = dict(_links(before, inputs))
+            links = dict(_links(before, inputs)) or self._links_within(before, member)
             if not links:
                 self._report(
                     "E106",
@@ -156,8 +157,21 @@ class Chain:
             declared = declared.of_node(config, declared.members)
         return Member(member.path, declared, config, links, kept, replaced)
 
+    def _links_within(self, before: Member, member: Member) -> dict[str, str]:
+        """The links of two members of one node, such as an ema, that follow each other in it."""
+        chain = self.nodes[member.node].members if before.node == member.node else ()
+        for earlier, later in pairwise(chain):
+            if (earlier.name, later.name) == (before.name, member.name):
+                return dict(later.links)
+        return {}
+
     def _way(self, before: Member, member: Member) -> str:
         """How the graph's own wires lead from one member to the next, or back."""
+        if before.node == member.node:
+            names = [m.name for m in self.nodes[member.node].members]
+            ends = sorted((names.index(before.name), names.index(member.name)))
+            path = ", ".join(f"{member.node}.{name}" for name in names[ends[0] : ends[1] + 1])
+            return f"as in {member.node}: [{path}]"
         wires: nx.DiGraph[str] = nx.DiGraph()
         wires.add_nodes_from(self.graph.nodes)
         for name, spec in self.graph.nodes.items():
