@@ -20,8 +20,8 @@ from pydantic_core import InitErrorDetails
 
 from sslgraph.errors import did_you_mean
 from sslgraph.nodes.ops import OpSetting, wrong_views
-from sslgraph.nodes.ops.base import Interpolation, Positive, ordered, values
-from sslgraph.nodes.ops.crop import AreaShare
+from sslgraph.nodes.ops.base import Positive, ordered, values
+from sslgraph.nodes.ops.crop import AreaShare, CropInterpolation, see_resampling
 from sslgraph.nodes.ops.groups import GroupedOp, ops_of_groups
 from sslgraph.nodes.views import refuse_order
 from sslgraph.schedules import fault
@@ -52,7 +52,7 @@ class CropGroup(BaseModel):
     ratio: Annotated[
         tuple[Positive, Positive], values("smallest", "largest"), AfterValidator(ordered)
     ] = Field((3 / 4, 4 / 3), description="width / height of that crop")
-    interpolation: Interpolation = Field("bilinear", description="of that crop")
+    interpolation: CropInterpolation = Field("bilinear", description="of that crop")
     antialias: bool = Field(
         True, strict=True, description="of that crop; small views leave out many pixels"
     )
@@ -69,6 +69,11 @@ class CropGroup(BaseModel):
     def _in_order(cls, ops: list[OpSetting] | None) -> list[OpSetting] | None:
         refuse_order(ops or [])
         return ops
+
+    @model_validator(mode="after")
+    def _resampled(self) -> CropGroup:
+        see_resampling(self.interpolation, antialias=self.antialias)
+        return self
 
     @model_validator(mode="after")
     def _boxes_of_the_other(self) -> CropGroup:
@@ -159,12 +164,19 @@ def lists_of(
 def _of_another(
     group: CropGroup, other: CropGroup, own: list[OpSetting], others: list[OpSetting]
 ) -> list[OpSetting]:
-    """Boxes and flips of another group, then what else a group does itself."""
-    boxes = [op for op in others if op.name in BOXES]
+    """Boxes and flips of another group, and what else a group does itself.
+
+    A common list keeps its order, such as colours before the crop; what a group does by a list of
+    its own comes after.
+    """
+    crop = []
     if other.scale is not None:  # resampled as this group says
         how = {"interpolation": group.interpolation, "antialias": group.antialias}
-        boxes[0] = other.model_copy(update=how).crop()[0]
-    return [*boxes, *(op for op in own if op.name not in BOXES)]
+        crop, others = other.model_copy(update=how).crop(), others[1:]
+    if group.ops is None and other.ops is None:
+        return [*crop, *own]
+    boxes = [op for op in others if op.name in BOXES]
+    return [*crop, *boxes, *(op for op in own if op.name not in BOXES)]
 
 
 def _bad_names(crops: Mapping[str, CropGroup]) -> Iterator[InitErrorDetails]:

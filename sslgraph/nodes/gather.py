@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from sslgraph.nodes.base import Node
+from sslgraph.nodes.losses.pairs import Average
 from sslgraph.nodes.places import hidden_count, hidden_places
+from sslgraph.nodes.ranks import sum_over_ranks, world_size
 from sslgraph.ports import Identities, In, Out
 
 
@@ -20,7 +22,8 @@ class GatherTokens(Node, use="gather_tokens"):
     ragged one. Where an image hides fewer, the rest of its rows are copies of rows of visible
     places, with weight 0. A weight is 1 / (hidden places of the image x B), so that the plain sum
     of weight x value over B and M is the mean over images of their means over hidden places; images
-    without hidden places count as zero. One view of x serves all views of the mask.
+    without hidden places count as zero. With `average: batch` it is 1 / (hidden places of the
+    batch), so that the sum is the mean over these. One view of x serves all views of the mask.
 
     Shapes: x V B N ..., mask V' B N, true = hidden -> y V' B M ..., weight V' B M.
     """
@@ -31,6 +34,17 @@ class GatherTokens(Node, use="gather_tokens"):
     weight = Out("weight", "V' B M")
     learns = False
     sample_axes = {"V'": 2}
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            average: What weights make of a sum over rows: with `image` every image counts alike
+                (iBOT, DINOv2), with `batch` every hidden place, over all processes (BEiT). They
+                are equal where every image hides as many.
+        """
+
+        average: Average = "image"
 
     @classmethod
     def identities(
@@ -63,5 +77,13 @@ class GatherTokens(Node, use="gather_tokens"):
         y = x.expand(len(mask), *x.shape[1:]).gather(2, index)
         hidden = mask.sum(-1, keepdim=True)
         filled = torch.arange(count, device=mask.device) < hidden
-        weight = filled / (hidden.clamp(min=1) * mask.shape[1]).float()
-        return self.Outputs(y, weight)
+        return self.Outputs(y, filled / self._shares(hidden))
+
+    def _shares(self, hidden: Tensor) -> Tensor:
+        """What the weights of each image are the inverse of, from its hidden places V' B 1."""
+        if self.config.average == "image":
+            return (hidden.clamp(min=1) * hidden.shape[1]).float()
+        count = hidden.sum(1, keepdim=True).float()
+        if self.training and world_size() > 1:  # gradients are averaged over ranks
+            count = sum_over_ranks(count) / world_size()
+        return torch.where(count > 0, count, 1)

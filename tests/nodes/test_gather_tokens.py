@@ -14,6 +14,7 @@ from sslgraph.checks.masks import UNLIKE, together
 from sslgraph.nodes.base import Context, make_node
 from sslgraph.ports import Visible
 from sslgraph.registry import find
+from tests.conftest import OnRanks
 
 
 def gather(kept: Visible | None = None, *, training: bool = True) -> Any:
@@ -55,6 +56,29 @@ def test_the_weighted_sum_is_the_mean_over_images(ragged: Tensor) -> None:
     v, hidden = values[0, :, :, 0].numpy(), ragged[0].numpy()
     expected = np.mean([v[i][hidden[i]].mean() if hidden[i].any() else 0.0 for i in range(3)])
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_weighted_sum_is_the_mean_over_hidden_places(ragged: Tensor) -> None:
+    """With `average: batch` each of the four counts alike."""
+    values = torch.rand(1, 3, 5, 1, dtype=torch.float64)
+    made = find("gather_tokens").module(average="batch")(values, ragged)
+    found = (made.weight * made.y.squeeze(-1)).sum().item()
+    assert found == pytest.approx(values[..., 0].numpy()[ragged.numpy()].mean(), rel=1e-6)
+    assert not find("gather_tokens").module(average="batch")(values, ragged & False).weight.any()
+
+
+def weights_on_one_rank(rank: int, mask: Tensor) -> Tensor:
+    node = find("gather_tokens").module(average="batch")
+    weight: Tensor = node(torch.zeros(1, 1, 5, 1), mask[:, rank : rank + 1]).weight
+    return weight
+
+
+def test_over_processes_every_hidden_place_counts_alike(on_ranks: OnRanks) -> None:
+    """Three places in one and one in the other: a quarter each, and gradients are averaged."""
+    mask = torch.tensor([[[1, 0, 1, 0, 1], [0, 0, 0, 1, 0]]]).bool()
+    first, second = on_ranks(weights_on_one_rank, mask)
+    assert first.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert second.flatten().tolist() == [0.5]
 
 
 def test_labels_and_several_masks_of_one_view() -> None:

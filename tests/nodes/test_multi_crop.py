@@ -15,7 +15,7 @@ from sslgraph.loading import load
 from sslgraph.nodes.base import Context
 from sslgraph.nodes.crops import MultiCrop
 from sslgraph.plan import make_plan
-from tests.methods.simclr_by_hand import Sample, mix, text_key
+from tests.methods.simclr_by_hand import Sample, jitter, mix, text_key
 
 GROUPS: dict[str, Any] = {
     "global": {"views": 2, "size": 24, "scale": [0.4, 1.0], "interpolation": "bicubic"},
@@ -131,6 +131,28 @@ def test_a_group_of_another_has_its_boxes_and_flips(images: Tensor) -> None:
     smaller = torch.stack([_gray(view) for view in smaller])
     assert (smaller - found["global"]).abs().mean() < 0.01
     assert (smaller.flip(-1) - found["global"]).abs().mean() > 0.05
+
+
+def test_a_group_of_another_keeps_the_order_of_a_common_list(images: Tensor) -> None:
+    """Of BEiT's: the same colours before the same box, and statistics of each group's own."""
+    crops = {"model": {"size": 24}, "tokens": {"of": "model", "size": 12}}
+    plain = {"mean": [-0.125] * 3, "std": [1.25] * 3}
+    ops = [
+        {"jitter": [0.4, 0.4, 0.4, 0.0]},
+        {"flip": 0.5},
+        {"crop": [0.3, 1.0], "antialias": True},
+        {"normalize": {"model": "half", "tokens": plain}},
+    ]
+    found = made(images, crops=crops, ops=ops)
+    for place, image in enumerate(images):
+        draw = Sample(mix(5, text_key("crops.model"), 0, place))
+        whole = jitter(image, draw, (0.4, 0.4, 0.4, 0.0))
+        if draw.uniform("flip/0/hit") < 0.5:
+            whole = whole.flip(-1)
+        model, tokens = (by_hand(whole, draw, 0.3, 1.0, size, "bilinear") for size in (24, 12))
+        torch.testing.assert_close(found["model"][0, place], model * 2 - 1, rtol=0, atol=1e-5)
+        expected = tokens * 0.8 + 0.1
+        torch.testing.assert_close(found["tokens"][0, place], expected, rtol=0, atol=1e-5)
 
 
 def _gray(image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
@@ -78,6 +79,27 @@ def test_crop_is_torchvisions(
         image, lambda x, i: tv.resized_crop(x, *boxes[i], [size, size], how, antialias=antialias)
     )
     close(ours, theirs.clamp(0, 1), atol)
+
+
+@pytest.mark.parametrize("size", [20, 64])
+def test_lanczos_is_pillows(size: int) -> None:
+    """On channels of float32; Pillow's own are without rounding then."""
+    image = to_float(pictures())
+    step = steps_of({"crop": [0.1, 1.0], "interpolation": "lanczos", "antialias": True}, size=size)
+    for view, x, (top, left, height, width) in zip(
+        step.apply(image.clone(), size), image, step.params["box"].tolist(), strict=True
+    ):
+        part = x[:, top : top + height, left : left + width].numpy()
+        planes = [
+            Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS) for plane in part
+        ]
+        theirs = torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
+        close(view, theirs.clamp(0, 1), 2e-5)
+
+
+def test_lanczos_is_antialiased() -> None:
+    with pytest.raises(ValueError, match="averages over the pixels that a smaller view leaves out"):
+        steps_of({"crop": [0.1, 1.0], "interpolation": "lanczos"}, size=20)
 
 
 def test_bicubic_without_antialias_is_kornias_inside_the_box() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from kornia.geometry import transform
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from sslgraph.nodes.keyed import Draws
 from sslgraph.nodes.ops.base import (
-    Interpolation,
     Number,
     Op,
     Params,
@@ -22,6 +21,9 @@ from sslgraph.nodes.ops.base import (
     ordered,
     values,
 )
+from sslgraph.schedules import fault
+
+CropInterpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 AreaShare = Annotated[Number, Field(gt=0, le=1)]
 
@@ -40,11 +42,22 @@ class Crop(Op, name="crop", kornia="geometry.transform.remap"):
     ratio: Annotated[
         tuple[Positive, Positive], values("smallest", "largest"), AfterValidator(ordered)
     ] = Field((3 / 4, 4 / 3), description="width / height of the part: [smallest, largest]")
-    interpolation: Interpolation = Field("bilinear", description="how pixels are interpolated")
+    interpolation: CropInterpolation = Field(
+        "bilinear", description="how pixels are interpolated; lanczos with antialias only"
+    )
     antialias: bool = Field(
-        False, strict=True, description="average over the pixels that a smaller view leaves out"
+        False,
+        strict=True,
+        validate_default=True,
+        description="average over the pixels that a smaller view leaves out",
     )
     tries: Side = Field(10, description="boxes drawn before the centred one is taken")
+
+    @field_validator("antialias")
+    @classmethod
+    def _resampled(cls, antialias: bool, info: ValidationInfo) -> bool:
+        see_resampling(info.data.get("interpolation"), antialias=antialias)
+        return antialias
 
     def output_size(self, height: int, width: int, size: int) -> Size:
         """Always the view."""
@@ -60,6 +73,20 @@ class Crop(Op, name="crop", kornia="geometry.transform.remap"):
         if self.antialias:
             return antialiased_crop(image, box, size, self.interpolation)
         return crop_and_resize(image, box, size, self.interpolation)
+
+
+def see_resampling(interpolation: CropInterpolation | None, *, antialias: bool) -> None:
+    """Refuse what there is no resampling for.
+
+    Raises:
+        PydanticCustomError: Lanczos' filter is there in its antialiased form only, which is PIL's.
+    """
+    if interpolation == "lanczos" and not antialias:
+        raise fault(
+            "'interpolation: lanczos' averages over the pixels that a smaller view leaves out",
+            expected="'antialias: true' beside it",
+            help="add 'antialias: true', or take bicubic",
+        )
 
 
 def draw_boxes(
@@ -154,7 +181,7 @@ def filter_weights(
     source = torch.arange(whole, device=start.device) + 0.5 - start[:, None, None]
     inside = (source > 0) & (source < length[:, None, None])
     distance = ((source - target) / widened).abs()
-    weight = (triangle if interpolation == "bilinear" else cubic)(distance) * inside
+    weight = _KERNELS[interpolation](distance) * inside
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -169,3 +196,12 @@ def cubic(distance: Tensor, a: float = -0.5) -> Tensor:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def lanczos(distance: Tensor, lobes: int = 3) -> Tensor:
+    """The weight of Lanczos' windowed sinc, with PIL's three lobes."""
+    weight = torch.sinc(distance) * torch.sinc(distance / lobes)
+    return torch.where(distance < lobes, weight, torch.zeros_like(weight))
+
+
+_KERNELS = {"bilinear": triangle, "bicubic": cubic, "lanczos": lanczos}
