@@ -62,7 +62,80 @@ Width = Annotated[
 ]
 
 
-class TokenDecoder(Node, use="token_decoder"):
+class OnGrid(Node):
+    """Base of transformers over the places of a grid, where a learned token stands for hidden ones.
+
+    Positions are a fixed table of sines and cosines.
+    """
+
+    class Config(Node.Config):
+        """Settings.
+
+        Attributes:
+            width: Width of the blocks.
+            depth: Number of blocks.
+            heads: Attention heads of each block.
+            grid: Rows and columns of the places; a square if absent.
+        """
+
+        width: PositiveInt
+        depth: PositiveInt
+        heads: PositiveInt
+        grid: tuple[PositiveInt, PositiveInt] | None = None
+
+        @model_validator(mode="after")
+        def _divisible(self) -> Self:
+            if self.width % self.heads or self.width % 4:
+                raise fault(
+                    f"a width of {self.width} can't be shared out to {self.heads} heads and to "
+                    "sines and cosines of two coordinates",
+                    expected="a multiple of 'heads' and of 4",
+                )
+            return self
+
+    positions: Tensor
+
+    def make_blocks(self, places: int) -> None:
+        """Make the learned token, the table of positions, the blocks and the norm behind them."""
+        config = self.config
+        rows, columns = self._grid(places)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width).normal_(std=TOKEN_STD))
+        table = sincos_table(rows, columns, config.width)
+        self.register_buffer("positions", table, persistent=False)
+        self.blocks = nn.Sequential(
+            *(
+                Block(config.width, config.heads, qkv_bias=True, norm_layer=LayerNorm)
+                for _ in range(config.depth)
+            )
+        )
+        self.norm = LayerNorm(config.width)
+
+    def _grid(self, places: int) -> tuple[int, int]:
+        side = math.isqrt(places)
+        rows, columns = self.config.grid or (side, side)
+        if rows * columns == places:
+            return rows, columns
+        raise SettingError(
+            f"a grid of {rows} x {columns} has not {places} places",
+            path=("grid",),
+            expected="rows and columns of the grid, as many places as the mask has",
+            got=f"a mask of {places} places",
+            help="add 'grid: [rows, columns]'",
+        )
+
+    def fits(self, axes: Mapping[str, int]) -> None:
+        """See that masks have the places that the table is made for."""
+        if axes["G"] != len(self.positions):
+            raise SettingError(
+                f"{self.declaration.use} is built for {len(self.positions)} places",
+                path=("in",),
+                expected=f"masks of {len(self.positions)} places",
+                got=f"masks of {axes['G']}",
+                help=f"use a second {self.declaration.use} for the other size",
+            )
+
+
+class TokenDecoder(OnGrid, use="token_decoder"):
     """A small transformer that fills in hidden places (MAE, section 3, 'MAE decoder').
 
     Tokens of the visible places are projected to `width` and put where they belong; one learned
@@ -81,7 +154,7 @@ class TokenDecoder(Node, use="token_decoder"):
     sample = {"width": 8, "depth": 1, "heads": 2, "out": 5}
     sample_axes = {"N": 2, "G": 4}
 
-    class Config(Node.Config):
+    class Config(OnGrid.Config):
         """Settings.
 
         Attributes:
@@ -97,17 +170,6 @@ class TokenDecoder(Node, use="token_decoder"):
         depth: PositiveInt = 8
         heads: PositiveInt = 16
         out: Width
-        grid: tuple[PositiveInt, PositiveInt] | None = None
-
-        @model_validator(mode="after")
-        def _divisible(self) -> Self:
-            if self.width % self.heads or self.width % 4:
-                raise fault(
-                    f"a width of {self.width} can't be shared out to {self.heads} heads and to "
-                    "sines and cosines of two coordinates",
-                    expected="a multiple of 'heads' and of 4",
-                )
-            return self
 
     @classmethod
     def even(cls, config: Any) -> Mapping[str, str]:
@@ -116,48 +178,15 @@ class TokenDecoder(Node, use="token_decoder"):
 
     def build(self, N: int, D: int, G: int) -> None:
         """Make the layers for N tokens of width D on a grid of G places."""
-        config = self.config
-        rows, columns = self._grid(G)
-        self.embed = nn.Linear(D, config.width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width).normal_(std=TOKEN_STD))
-        table = sincos_table(rows, columns, config.width)
-        self.register_buffer("positions", table, persistent=False)
-        self.blocks = nn.Sequential(
-            *(
-                Block(config.width, config.heads, qkv_bias=True, norm_layer=LayerNorm)
-                for _ in range(config.depth)
-            )
-        )
-        self.norm = LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.out)
+        self.embed = nn.Linear(D, self.config.width)
+        self.make_blocks(G)
+        self.head = nn.Linear(self.config.width, self.config.out)
         start_xavier(self)
-
-    positions: Tensor
-
-    def _grid(self, places: int) -> tuple[int, int]:
-        side = math.isqrt(places)
-        rows, columns = self.config.grid or (side, side)
-        if rows * columns == places:
-            return rows, columns
-        raise SettingError(
-            f"a grid of {rows} x {columns} has not {places} places",
-            path=("grid",),
-            expected="rows and columns of the grid, as many places as the mask has",
-            got=f"a mask of {places} places",
-            help="add 'grid: [rows, columns]'",
-        )
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that tokens, mask and table belong together."""
+        super().fits(axes)
         places, tokens = axes["G"], axes["N"]
-        if places != len(self.positions):
-            raise SettingError(
-                f"the decoder is built for {len(self.positions)} places",
-                path=("in",),
-                expected=f"masks of {len(self.positions)} places",
-                got=f"masks of {places}",
-                help="use a second decoder for the other size",
-            )
         kept = self.context.kept.get("mask")
         visible = tokens if kept is None else kept.fewest
         if visible <= tokens < places:

@@ -228,7 +228,7 @@ def _blocks(draws: Draws, grid: tuple[int, int], target: Tensor, smallest: int) 
         high, wide = (area * shape).sqrt().round().long(), (area / shape).sqrt().round().long()
         top = draw.integer("top", 0, (height - high).clamp(min=0))
         first = draw.integer("left", 0, (width - wide).clamp(min=0))
-        inside = _between(rows, top, high)[:, :, None] & _between(columns, first, wide)[:, None]
+        inside = between(rows, top, high)[:, :, None] & between(columns, first, wide)[:, None]
         new = (inside & ~mask).sum((1, 2))
         taken = trying & (high < height) & (wide < width) & (new > 0) & (new <= left)
         mask |= inside & taken[:, None, None]
@@ -238,7 +238,8 @@ def _blocks(draws: Draws, grid: tuple[int, int], target: Tensor, smallest: int) 
     return mask
 
 
-def _between(line: Tensor, first: Tensor, count: Tensor) -> Tensor:
+def between(line: Tensor, first: Tensor, count: Tensor) -> Tensor:
+    """For each image which of the numbers of a line are among `count` from `first`: B line."""
     return (line >= first[:, None]) & (line < (first + count)[:, None])
 
 

@@ -102,7 +102,7 @@ def test_other_grids() -> None:
     assert decoder(3, places=12, grid=[3, 4])(torch.randn(2, 3, 6), hiding(2, 12, 9)).shape[1] == 12
     with pytest.raises(SettingError, match="a grid of 3 x 3 has not 12 places"):
         decoder(3, places=12)
-    with pytest.raises(SettingError, match="the decoder is built for 16 places"):
+    with pytest.raises(SettingError, match="token_decoder is built for 16 places"):
         decoder(4).fits({"N": 4, "G": 25})
 
 
