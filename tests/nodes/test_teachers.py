@@ -260,6 +260,21 @@ def test_a_schedule_within_a_copy_follows_the_run(images: Tensor) -> None:
     assert torch.equal(copied, torch.tensor(1 - 0.5 / STEPS))
 
 
+def test_members_of_a_copy_as_a_chain(images: Tensor) -> None:
+    """The slow copy's own encoder and head at a second place, without a second copy of them."""
+    method = ready(again={"of": ["target.encoder", "target.projector"], "in": "views"})
+    made = method.run({}, ["target", "again"], {"image": images})
+    assert torch.equal(made["target"], made["again"])
+    assert list(method.nodes["again"].parameters()) == []
+
+
+def test_members_of_a_copy_that_do_not_follow_each_other() -> None:
+    again = {"of": ["target.projector", "target.encoder"], "in": "encoder.embedding"}
+    (problem,) = sslgraph.check(graph(again=again))
+    assert problem.code == "E106"
+    assert problem.help == "as in target: [target.encoder, target.projector]"
+
+
 def test_ports_of_a_chain() -> None:
     plan = ready().plan
     declared = plan.step("target").declaration

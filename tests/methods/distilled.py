@@ -1,0 +1,108 @@
+"""What the tests of the distillation methods have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from timm.models import vision_transformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+import sslgraph
+from sslgraph.method import Method
+from sslgraph.train.groups import parameter_groups
+from sslgraph.train.optimizers import build_optimizer
+from sslgraph.train.rates import Horizon
+from sslgraph.train.step import Updater
+from tests.methods.simclr_by_hand import mix, text_key
+
+Pairs = Iterable[tuple[Tensor, Tensor]]
+
+
+def pictures(count: int, side: int) -> Tensor:
+    """Smooth coloured pictures, uint8."""
+    wave = torch.linspace(0, 6, side)
+    x, y = torch.meshgrid(wave, wave, indexing="ij")
+    colours = torch.arange(count * 3).view(count, 3, 1, 1)
+    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+
+
+def in_float64(name: str, changes: dict[str, Any], seed: int, run: Horizon, **how: Any) -> Method:
+    """A shipped method in float64, its clock set.
+
+    Crops are made in float32 and are then cast. Numbers that follow the run are float32 by design;
+    here they are not, so that 0.1 is 0.1.
+    """
+    method = sslgraph.compile(sslgraph.load(name, set=changes, **how), seed=seed).double()
+    method.nodes["crops"].register_forward_hook(
+        lambda node, given, made: tuple(crops.double() for crops in made)
+    )
+    for _, node in method.nodes.items():
+        for part in node.timed().values():
+            for key in part._exact:
+                value = getattr(part.config, key)
+                if value is not None:
+                    number = getattr(part, key).double()
+                    setattr(part, key, number.fill_(value) if isinstance(value, float) else number)
+    method.clock.set(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
+    return method
+
+
+def positions_in_float64(patch: pytest.MonkeyPatch) -> None:
+    """Let timm interpolate position embeddings in their own precision, not in float32."""
+
+    def resampled(table: Tensor, new_size: Sequence[int], **how: Any) -> Tensor:
+        front = how["num_prefix_tokens"]
+        side = math.isqrt(table.shape[1] - front)
+        grid = table[:, front:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        size = list(new_size)
+        grid = functional.interpolate(grid, size=size, mode="bicubic", antialias=True)
+        return torch.cat([table[:, :front], grid.flatten(2).mT], 1)
+
+    patch.setattr(vision_transformer, "resample_abs_pos_embed", resampled)
+
+
+def updater_of(method: Method, seed: int, run: Horizon) -> Updater:
+    """What does the steps of a run."""
+    spec, nodes = method.graph.train, method.graph.nodes
+    own = {name: node.train for name, node in nodes.items()}
+    groups = parameter_groups(method, method.parameters_by_node(), spec, own, run)
+    return Updater(method, build_optimizer(spec, groups), groups, spec, run, seed)
+
+
+def seed_drop_path(seed: int, step: int) -> None:
+    """Seed torch as the first forward pass of a step does."""
+    torch.manual_seed(mix(seed, text_key("model"), step, 0) & (2**63 - 1))
+
+
+def cosine(start: float, end: float, done: float) -> float:
+    """A value on a cosine, where a share `done` of the way is behind."""
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def require_equal(pairs: Pairs, tolerance: float = 1e-6) -> None:
+    """See that tensors differ by rounding alone, relative to their norm."""
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).norm() <= tolerance * theirs.norm() + 1e-12
+
+
+def require_equal_gradients(pairs: Pairs, longer: float = 0.0) -> int:
+    """See that gradients are equal; how many of them have a norm above `longer`.
+
+    Where there are none, there are none on both sides.
+    """
+    every = list(pairs)
+    assert [ours.grad is None for ours, _ in every] == [other.grad is None for _, other in every]
+    found = [(a.grad, b.grad) for a, b in every if a.grad is not None and b.grad is not None]
+    require_equal(found)
+    return sum(int(ours.norm() > longer) for ours, _ in found)
+
+
+def same_parameters(ours: nn.Module, theirs: nn.Module) -> Pairs:
+    """The parameters of two modules side by side."""
+    return zip(ours.parameters(), theirs.parameters(), strict=True)

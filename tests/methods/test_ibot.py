@@ -1,0 +1,252 @@
+"""iBOT as a graph against iBOT written by hand, its golden numbers, masks and heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslgraph
+from sslgraph.method import Method
+from sslgraph.nodes.base import make_node
+from sslgraph.plan import make_plan
+from sslgraph.train.rates import Horizon
+from tests.methods.dino_by_hand import Numbers
+from tests.methods.distilled import (
+    Pairs,
+    cosine,
+    in_float64,
+    pictures,
+    positions_in_float64,
+    require_equal,
+    require_equal_gradients,
+    same_parameters,
+    seed_drop_path,
+    updater_of,
+)
+from tests.methods.ibot_by_hand import Network, Trainer
+
+SEED = 3
+HIDDEN, DIM, COUNT, CLIP, PEAK = 32, 16, 24, 0.02, 1e-2
+RUN = Horizon(total_steps=8, steps_per_epoch=2)
+SMALL: dict[str, Any] = {
+    "vars": {"arch": "test_vit", "hidden": HIDDEN, "dim": DIM, "prototypes": COUNT},
+    "nodes.crops.crops.global.size": 64,
+    "nodes.crops.crops.local": {"size": 32, "views": 3},
+    "nodes.masks.min_block": 2,
+    "nodes.patch_target.temperature": {"linear": [0.05, 0.08], "over": "29 epochs", "by": "epoch"},
+    "train.lr": {"peak": PEAK, "base": None, "per": None, "warmup": "1 epoch", "end": 1e-6},
+    "train.clip.norm": CLIP,
+}
+
+
+@pytest.fixture
+def method() -> Method:
+    return in_float64("ibot", SMALL, SEED, RUN)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    return {"image": pictures(8, 72), "index": torch.arange(8)}
+
+
+@pytest.fixture
+def by_hand(method: Method) -> Trainer:
+    student, teacher = (
+        Network("test_vit", HIDDEN, DIM, COUNT, drop).double() for drop in (0.1, 0.0)
+    )
+    for ours, theirs in of_student(method, student):
+        theirs.data.copy_(ours.data)
+    return Trainer(student, teacher, CLIP)
+
+
+def of_student(method: Method, hand: Network) -> Pairs:
+    """Each parameter of the student beside its own by hand."""
+    return _pairs(method.nodes, hand)
+
+
+def of_teacher(method: Method, hand: Network) -> Pairs:
+    members: Any = method.nodes["teacher"].members
+    return _pairs(members, hand)
+
+
+def _pairs(nodes: Any, hand: Network) -> Pairs:
+    encoder, projector, last = (nodes[n] for n in ("encoder", "projector", "prototypes"))
+    weight = hand.last.parametrizations.weight
+    yield from same_parameters(encoder.model, hand.backbone)
+    yield from same_parameters(projector.layers, hand.mlp)
+    yield from ((last.g, weight.original0), (last.v, weight.original1))
+    yield encoder.mask_token, hand.hidden
+
+
+def test_three_steps_are_equal(
+    method: Method,
+    by_hand: Trainer,
+    batch: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses, gradients, weights, teacher and both centers, in float64; some images unmasked."""
+    positions_in_float64(monkeypatch)
+    updater = updater_of(method, SEED, RUN)
+    for step in range(3):
+        made = method.run({}, ["crops.global", "crops.local", "masks"], batch)
+        large, small, masks = made["crops.global"], made["crops.local"], made["masks"]
+        assert 0 < masks.any(-1).sum() < 16
+        numbers, temperatures = _numbers(step)
+        seed_drop_path(SEED, step)
+        classes, hidden = by_hand.losses(large, small, masks, temperatures)
+        by_hand.backward(classes + hidden, numbers.frozen)
+        done = updater.begin([batch], step)
+        require_equal([(done.terms["classes"], classes), (done.terms["hidden"], hidden)])
+        long = require_equal_gradients(of_student(method, by_hand.student), CLIP)
+        assert long > 3
+        by_hand.update(numbers)
+        assert updater.finish(done) == ""
+        require_equal(of_student(method, by_hand.student))
+        require_equal(of_teacher(method, by_hand.teacher))
+        centers: list[Any] = [method.nodes["center"], method.nodes["patch_center"]]
+        hands = (by_hand.center, by_hand.patch_center)
+        require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
+
+
+def _numbers(step: int) -> tuple[Numbers, tuple[float, float]]:
+    """The recipe's schedules: warm-up over one epoch of two steps, eight steps in all."""
+    epoch = step // 2
+    lines = [torch.linspace(low, low + 0.03, 30, dtype=torch.float64) for low in (0.04, 0.05)]
+    numbers = Numbers(
+        lr=PEAK * step / 2 if step < 2 else cosine(PEAK, 1e-6, (step - 2) / 6),
+        weight_decay=cosine(0.04, 0.4, step / 8),
+        momentum=cosine(0.996, 1.0, step / 8),
+        temperature=0.0,
+        frozen=epoch < 1,
+    )
+    return numbers, (float(lines[0][epoch]), float(lines[1][epoch]))
+
+
+def test_a_comparison_across_views_is_seen(
+    method: Method, by_hand: Trainer, batch: dict[str, Tensor]
+) -> None:
+    """The proof can fail: patches compared with those of the other crop are another loss."""
+    wrong = in_float64("ibot", {**SMALL, "nodes.hidden.pairs": "cross"}, SEED, RUN)
+    losses = []
+    for one in (method, wrong):
+        torch.manual_seed(0)
+        losses.append(one(batch).terms["hidden"])
+    assert not torch.allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_golden_numbers() -> None:
+    """Both losses of the published class and both centers after it, of all patches."""
+    student = {"classes": waves(1, 12, 2, 2, 3), "hidden": waves(2, 49, 2, 2, 4, 3)}
+    student["classes"] = torch.cat([student["classes"], waves(5, 10, 1, 2, 3)])
+    teacher = {"classes": cosines(1, 12, 2, 2, 3), "hidden": cosines(2, 49, 2, 2, 4, 3)}
+    masks = torch.tensor([[[1, 0, 0, 1], [0, 0, 0, 0]], [[1, 1, 1, 0], [0, 0, 0, 1]]]).bool()
+    loss: dict[str, float] = {}
+    for name, temperature, node in (("classes", 0.04, "center"), ("hidden", 0.07, "patch_center")):
+        settings = sslgraph.load("ibot").nodes
+        center = exact("center", 3, settings[node].settings)
+        target = exact("sharpen", 3, {"temperature": temperature})
+        compare = exact("soft_cross_entropy", 3, settings[name].settings)
+        mask = masks if name == "hidden" else None
+        probs = target(center(teacher[name]))
+        loss[name] = compare(student[name], probs, mask).item()
+        with torch.no_grad():
+            center.write(x=teacher[name])
+        assert center.center[0].tolist() == pytest.approx(GOLDEN_CENTERS[node], abs=1e-9)
+    assert loss["classes"] == pytest.approx(8.514307474305, abs=1e-10)
+    assert loss["hidden"] == pytest.approx(3.659431056937, abs=1e-10)
+
+
+GOLDEN_CENTERS = {
+    "center": [-0.004962765, -0.006838975, -0.002427463],
+    "patch_center": [-0.004575631, -0.005295703, -0.001146931],
+}
+
+
+def exact(use: str, count: int, settings: dict[str, Any]) -> Any:
+    """A node in float64 with its numbers as they are written."""
+    node: Any = make_node(use, axes={"K": count}, **settings).double()
+    for name in ("temperature", "momentum"):
+        if name in settings:
+            setattr(node, name, torch.tensor(settings[name], dtype=torch.float64))
+    return node
+
+
+def waves(first: int, last: int, *shape: int) -> Tensor:
+    return torch.arange(first, last + 1, dtype=torch.float64).sin().view(shape)
+
+
+def cosines(first: int, last: int, *shape: int) -> Tensor:
+    return torch.arange(first, last + 1, dtype=torch.float64).cos().view(shape)
+
+
+def test_the_teacher_sees_no_mask(method: Method, batch: dict[str, Tensor]) -> None:
+    full = torch.ones(2, 8, 16, dtype=torch.bool)
+    full[..., 3] = False
+    wanted = ["teacher", "slow_patches", "encoder.tokens", "local.embedding"]
+    found = []
+    for masks in (full, full & False):
+        torch.manual_seed(0)
+        found.append(method.run({"masks": masks}, wanted, batch))
+    for name, same in zip(wanted, (True, True, False, True), strict=True):
+        assert torch.equal(found[0][name], found[1][name]) == same, name
+
+
+def test_only_hidden_patches_count(method: Method, batch: dict[str, Tensor]) -> None:
+    """Without masks the second loss is 0, and visible patches get no gradient from it."""
+    none = torch.zeros(2, 8, 16, dtype=torch.bool)
+    assert method.run({"masks": none}, ["hidden"], batch)["hidden"] == 0
+    logits = torch.randn(2, 8, 16, COUNT, dtype=torch.float64).requires_grad_()
+    made = method.run({"patches": logits}, ["hidden", "masks"], batch)
+    torch.autograd.backward(made["hidden"])
+    assert logits.grad is not None
+    assert torch.equal((logits.grad != 0).any(-1), made["masks"])
+
+
+def test_half_of_the_crops_are_masked() -> None:
+    """As many places as the published generator hides: none, or 0.1 to 0.5 of 14 x 14."""
+    settings: dict[str, Any] = dict(sslgraph.load("ibot").nodes["masks"].settings)
+    masks = make_node("block_mask", axes={"H": 224, "W": 224}, **{**settings, "patch": 16})
+    places = torch.arange(300).unsqueeze(0)
+    hidden = masks(torch.zeros(1, 300, 3, 224, 224).expand(1, -1, -1, -1, -1), places)[0]
+    counts = hidden.sum(-1).flatten()
+    assert 0.4 < (counts > 0).double().mean() < 0.6
+    assert counts.max() <= 98
+    assert counts[counts > 0].double().mean() == pytest.approx(57.5, abs=4)  # 17.5 .. 97.5
+
+
+def test_pairs() -> None:
+    plan = make_plan(sslgraph.load("ibot"))
+    assert len(plan.step("classes").pairs) == 22
+    assert plan.step("hidden").pairs == ((0, 0), (1, 1))
+
+
+def test_one_head_for_class_token_and_patches() -> None:
+    """The published number of parameters, and no second last layer."""
+    method = sslgraph.compile(sslgraph.load("ibot", set={"nodes.encoder.args": {"depth": 1}}))
+    count = {name: sum(p.numel() for p in node.parameters()) for name, node in method.nodes.items()}
+    assert count["projector"] + count["prototypes"] == 5_509_376 + 8192 * 257
+    assert (count["patches"], count["slow_patches"]) == (0, 0)
+    assert count["teacher"] == count["encoder"] + count["projector"] + count["prototypes"]
+
+
+def test_an_own_last_layer_for_patches(batch: dict[str, Tensor]) -> None:
+    """The preset: the layers below are shared, the prototypes of patches are their own."""
+    method = in_float64("ibot", {**SMALL, "vars.patch_prototypes": 40}, SEED, RUN, preset="untied")
+    step = method(batch)
+    torch.autograd.backward(step.loss)
+    patches, slow = method.nodes["patches"], method.nodes["slow_patches"]
+    assert [tuple(p.shape) for p in patches.parameters()] == [(40, DIM), (40, 1)]
+    assert all(p.grad is not None for p in patches.parameters())
+    require_equal(same_parameters(slow, patches))
+    classes: Any = method.nodes["prototypes"]
+    assert classes.v.shape == (COUNT, DIM)
+
+
+def test_it_fits_on_two_screens() -> None:
+    """At most 92 lines of at most 100 columns as `show` prints it, presets not counted."""
+    shown = sslgraph.load("ibot").document.text.split("\npresets:")[0].splitlines()
+    assert len(shown) <= 92
+    assert max(map(len, shown)) <= 100
