@@ -42,6 +42,7 @@ _AXIS = re.compile(r"\.\.\.|[A-Z][A-Z0-9]*'?|[a-z][a-z0-9_]*|[0-9]+")
 _VARIABLE = re.compile(r"([A-Z])(?:=(.+))?")
 
 Moment = Literal["read", "write", "both"]
+Variadic = Literal["no", "alike", "apart"]
 
 
 def parse_axes(text: str) -> tuple[str, ...]:
@@ -130,6 +131,8 @@ class In(Port):
             several, between spaces, are joined like a list.
         at: ``read`` reaches `forward`; ``write`` reaches `write` after every read of the batch;
             ``both`` reaches one and then the other.
+        variadic: Takes a list of any length as it is, in place of joining its views; `forward` gets
+            a value for each reference. Their axes are ``alike``, or but for V and B ``apart``.
     """
 
     def __init__(
@@ -140,11 +143,13 @@ class In(Port):
         optional: bool = False,
         default: str = "",
         at: Moment = "read",
+        variadic: Variadic = "no",
     ) -> None:
         super().__init__(kind, axes)
         self.optional = optional
         self.default = default
         self.at = at
+        self.variadic = variadic
 
     @property
     def is_read(self) -> bool:

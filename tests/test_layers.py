@@ -17,7 +17,7 @@ PACKAGE = ROOT / "sslgraph"
 LAYERS = (
     ("command", "errors", "files", "scalars"),
     ("ports", "axes", "chain", "hashing", "canonical"),
-    ("limits", "source", "validation", "schedules"),
+    ("lists", "limits", "source", "validation", "schedules"),
     ("tree", "syntax", "reading"),
     ("merge", "overrides", "variables"),
     ("train_spec",),

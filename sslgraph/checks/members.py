@@ -128,7 +128,7 @@ class Chain:
     def _linked(self, place: int, members: list[Member]) -> Member | None:
         """A member with what feeds it: the one before it, or the wires that it keeps."""
         member = members[place]
-        spec = self.graph.nodes[member.node]
+        spec = self.nodes[member.node].spec
         inputs = {} if "." in member.path else dict(_by_port(spec, member.declaration))
         links: dict[str, str] = {}
         if place:

@@ -5,6 +5,7 @@ Codes: E101 unknown node type - E102 unknown setting - E103 bad value - E104 set
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from sslgraph import registry
 from sslgraph.checks.members import Bound, Chain, in_order_of_members, report_unknown
 from sslgraph.errors import Problem, did_you_mean
+from sslgraph.lists import split
 from sslgraph.ports import Declaration
 from sslgraph.spec import Graph, NodeSpec
 from sslgraph.validation import Codes, problems_of
@@ -45,6 +47,8 @@ def _bound(
     before: dict[str, Bound],
     problems: list[Problem],
 ) -> Bound | None:
+    declaration, inputs = split(declaration, spec.inputs)
+    spec = replace(spec, inputs=inputs)
     if not declaration.repeats:
         config = _config(graph, spec, declaration, {}, problems)
         if declaration.derives:

@@ -141,14 +141,8 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
     for port, wires in wiring.inputs[name].items():
         if port in later:
             continue
-        kinds = [_kind_fits(wiring, name, port, wire, problems) for wire in wires]
+        _note_kind(wiring, name, port, variables, problems)
         views = [_views_exist(wiring, wire, problems) for wire in wires]
-        known = {kind for kind in kinds if kind}
-        if len(known) > 1:
-            _mixed(wiring, name, port, known, problems)
-        declared = bound.declaration.inputs[port].kind
-        if declared.variable and len(known) == 1:
-            variables.setdefault(declared.variable, known.pop())
         if all(v is not None for v in views):
             arriving[port] = tuple(i for v in views if v is not None for i in v)
         else:
@@ -164,6 +158,19 @@ def _follow(wiring: Wiring, name: str, problems: list[Problem]) -> None:
         made = _made(bound, arriving)
         wiring.identities.update({(name, port): views for port, views in made.items()})
         _review(wiring, bound, arriving, problems)
+
+
+def _note_kind(
+    wiring: Wiring, name: str, port: str, variables: dict[str, str], problems: list[Problem]
+) -> None:
+    """Judge the kinds that come into a port, and note what its variable stands for."""
+    kinds = [_kind_fits(wiring, name, port, w, problems) for w in wiring.inputs[name][port]]
+    known = sorted({kind for kind in kinds if kind})
+    if len(known) > 1:
+        _mixed(wiring, name, port, known, problems)
+    variable = wiring.nodes[name].declaration.inputs[port].kind.variable
+    if variable and len(known) == 1 and variables.setdefault(variable, known[0]) != known[0]:
+        _unlike(wiring, name, port, (variables[variable], known[0]), problems)
 
 
 def _stored_later(wiring: Wiring, name: str) -> list[str]:
@@ -272,7 +279,7 @@ def _origin(wiring: Wiring, wire: Wire) -> str:
     return f"{node}.{port}" + (f", declared at line {line}" if line else "")
 
 
-def _mixed(wiring: Wiring, name: str, port: str, kinds: set[str], problems: list[Problem]) -> None:
+def _mixed(wiring: Wiring, name: str, port: str, kinds: list[str], problems: list[Problem]) -> None:
     path = wiring.inputs[name][port][0].reference.path[:-1]
     problems.append(
         Problem(
@@ -280,8 +287,23 @@ def _mixed(wiring: Wiring, name: str, port: str, kinds: set[str], problems: list
             f"the list into {name}.{port} joins views of different kinds",
             wiring.graph.document.span(*path),
             expected="one kind",
-            got=" and ".join(sorted(kinds)),
+            got=" and ".join(kinds),
             help="use a second node for the other kind",
+        )
+    )
+
+
+def _unlike(
+    wiring: Wiring, name: str, port: str, kinds: tuple[str, str], problems: list[Problem]
+) -> None:
+    wire = wiring.inputs[name][port][0]
+    problems.append(
+        Problem(
+            "E211",
+            f"{wire.reference.text} is of another kind than what {name} takes beside it",
+            wiring.graph.document.span(*wire.reference.path),
+            expected=kinds[0],
+            got=f"{kinds[1]} from {_origin(wiring, wire)}",
         )
     )
 

@@ -208,6 +208,8 @@ def _input_note(port: In) -> str:
         notes.append(f"{port.default} unless given")
     elif port.optional:
         notes.append("may stay unplugged")
+    if port.variadic != "no":
+        notes.append("a list is taken as it is, its views are not joined")
     if port.is_written:
         notes.append("stored after the forward pass")
     return ", ".join(notes)

@@ -44,6 +44,7 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
     _check_ports(cls, base, inputs, outputs)
     _check_views(cls, inputs, outputs)
     _check_gathers(cls, inputs)
+    _check_lists(cls, inputs)
     reads = [name for name, port in inputs.items() if port.is_read]
     written = [name for name, port in inputs.items() if port.is_written]
     if not cls.repeats:  # a node that repeats others has their inputs
@@ -200,6 +201,18 @@ def _check_gathers(cls: type[Node], inputs: Mapping[str, In]) -> None:
             raise TypeError(
                 f"{cls.__name__}.gathers: '{name}': '{mode}' is not an input with an axis B "
                 f"and one of {', '.join(GATHERS)}"
+            )
+
+
+def _check_lists(cls: type[Node], inputs: Mapping[str, In]) -> None:
+    """A list that is not joined is the one thing that a node takes."""
+    for name, port in inputs.items():
+        if port.variadic == "no":
+            continue
+        if len(inputs) > 1 or port.axes[:1] != ("V",) or not port.required or port.is_written:
+            raise TypeError(
+                f"{cls.__name__}.{name}: a variadic input is the only input, required, read, and "
+                "its axes begin with V"
             )
 
 

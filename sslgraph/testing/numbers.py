@@ -66,9 +66,9 @@ def compiled(subject: Subject) -> str:
         for node in (fast, plain):
             for name in _numbers(node):
                 getattr(node, name).mul_(factor)
-        expected = _tuple(plain(**inputs))
+        expected = _tuple(plain(*inputs.values()))
         try:
-            found = _tuple(run(**inputs))
+            found = _tuple(run(*inputs.values()))
         except (TorchDynamoException, RuntimeError) as failure:
             told = str(failure).strip().splitlines()[0]
             subject.fail("compiled", f"no graph of the whole: {told}", "one graph")

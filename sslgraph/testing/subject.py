@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslgraph import registry
 from sslgraph.axes import bind_axes
+from sslgraph.lists import unjoined, variadic
 from sslgraph.nodes.base import Context, Node
 from sslgraph.ports import Declaration, In, Visible
 
@@ -19,6 +20,7 @@ from sslgraph.ports import Declaration, In, Visible
 _SIZES = {"V": 2, "B": 5, "C": 3, "H": 32, "W": 32, "N": 6, "D": 7, "K": 8, "L": 9}
 _OTHER_SIZE = 4
 _WHOLE = ("label", "index", "text")
+_LISTED = 3  # references in a list that is not joined
 _TOKENS = 3  # labels and words are below this
 
 Inputs = dict[str, Tensor]
@@ -61,6 +63,7 @@ class Subject:
         sizes = {**_SIZES, **module.sample_axes, **(axes or {})}
         subject = cls(declaration, chosen, sizes, originals)
         own = declaration.of_node(subject.config, declaration.members)
+        own = unjoined(own, _LISTED) if variadic(own) else own
         return replace(subject, declaration=own)
 
     @property
@@ -126,7 +129,7 @@ class Subject:
 
     def run(self, node: Node, inputs: Inputs) -> dict[str, Tensor]:
         """The outputs by name."""
-        result: Any = node(**self.reads(inputs))
+        result: Any = node(*self.reads(inputs).values())
         names = list(self.declaration.outputs)
         parts = (result,) if len(names) == 1 else tuple(result)
         return dict(zip(names, parts, strict=True))
