@@ -46,10 +46,14 @@ SHIPPED = {
     "shared": "sslgraph.nodes.teachers",
     "frozen": "sslgraph.nodes.frozen",
     "queue": "sslgraph.nodes.memory",
+    "nearest": "sslgraph.nodes.nearest",
+    "whiten": "sslgraph.nodes.whiten",
     "center": "sslgraph.nodes.targets",
     "sharpen": "sslgraph.nodes.targets",
     "sinkhorn": "sslgraph.nodes.sinkhorn",
+    "kmeans_bank": "sslgraph.nodes.kmeans",
     "nt_xent": "sslgraph.nodes.losses.nt_xent",
+    "sup_con": "sslgraph.nodes.losses.sup_con",
     "cosine_regression": "sslgraph.nodes.losses.cosine_regression",
     "info_nce": "sslgraph.nodes.losses.info_nce",
     "cross_entropy": "sslgraph.nodes.losses.cross_entropy",
@@ -58,6 +62,7 @@ SHIPPED = {
     "smooth_l1": "sslgraph.nodes.losses.mse",
     "barlow_twins": "sslgraph.nodes.losses.barlow_twins",
     "vicreg": "sslgraph.nodes.losses.vicreg",
+    "mean_entropy": "sslgraph.nodes.losses.mean_entropy",
     "koleo": "sslgraph.nodes.losses.koleo",
 }
 """Type name -> module that defines it."""

@@ -263,6 +263,14 @@ def test_a_gradient_into_the_target_alone() -> None:
     assert "W502" in both
 
 
+def test_anchors_of_a_loss_with_negatives_may_learn_nothing() -> None:
+    """As neighbours in NNCLR; a slow copy in their place is MoCo with its sides swapped."""
+    stopped = {"stopped": of("stop_grad", "encoder")}
+    assert not found("stopped", "guess", stopped, use="toy_contrast")
+    (swapped,) = found("slow", "guess", use="toy_contrast")
+    assert swapped.code == "W502"
+
+
 def test_a_broken_graph_gets_no_review() -> None:
     loss = {"use": "toy_draw", "in": {"prediction": "encoder", "target": "encoder"}}
     nodes = {**BASE, "loss": loss, "odd": {"use": "toy_scale", "in": "nothing"}}
@@ -304,6 +312,18 @@ def test_no_shipped_method_is_suspected(name: str) -> None:
             },
             "its target is centred and sharpened but no slow copy",
         ),
+        (
+            "simsiam",
+            {"nodes.loss.in": {"prediction": "predictor", "target": "projector"}},
+            "its target gets a gradient too",
+        ),
+        ("barlow_twins", {"nodes.loss.weight": 0}, "nothing keeps images or dimensions apart"),
+        ("vicreg", {"nodes.loss.variance": 0}, "nothing keeps images or dimensions apart"),
+        (
+            "swav",
+            {"nodes.codes": {"use": "sharpen", "in": "prototypes.0:2", "temperature": 0.05}},
+            "its target gets a gradient too",
+        ),
     ],
 )
 def test_a_method_that_lost_what_keeps_it_from_collapse(
@@ -327,3 +347,37 @@ def test_types_say_themselves_what_they_do_against_collapse() -> None:
 
         class Misspelt(Same, use="toy_misspelt"):
             prevents = "assymetry"
+
+
+class Twins(Loss, use="toy_twins"):
+    """Draw the views of one input together, or two inputs; a term of its own keeps images apart."""
+
+    x = In("embedding", "V B D")
+    y = In("embedding", "V B D", optional=True)
+    attracts = ("x", "y")
+    prevents = "variance"
+
+    class Config(Node.Config):
+        spread: float = 1.0
+
+    @classmethod
+    def guards(cls, config: Any) -> str:
+        return cls.prevents if config.spread else ""
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return (x[0] - x[-1]).square().mean() - self.config.spread * x.var()
+
+
+def test_a_loss_over_the_views_of_one_input_is_reviewed_with_its_settings() -> None:
+    nodes: dict[str, Any] = {
+        "views": {"use": "toy_noise", "in": "batch.image"},
+        "pixels": {"use": "toy_pixels", "in": "views"},
+        "head": {"use": "toy_scale", "in": "pixels"},
+        "loss": {"use": "toy_twins", "in": "head"},
+    }
+    assert check(graph(nodes)) == []
+    nodes["loss"] = {**nodes["loss"], "spread": 0.0}
+    (found,) = check(graph(nodes))
+    assert found.code == "W501"
+    assert found.title == "loss may collapse: nothing keeps images or dimensions apart"
+    assert "make the views of x equal" in found.notes[0]

@@ -9,7 +9,7 @@ both depend on trained weights. Published methods keep away from it by one of
 - a target without gradient and a predictor on the prediction side alone (BYOL, SimSiam),
 - a slow copy as the target, centred and sharpened (DINO).
 
-Types say themselves what they do, by `Declaration.prevents`; no type is known by its name here.
+Types say themselves what they do, by `Declaration.guards`; no type is known by its name here.
 
 Codes: W501 nothing prevents collapse - W502 the gradient goes into the target side alone
 """
@@ -68,16 +68,29 @@ def review(wiring: Wiring, *, sound: bool) -> list[Problem]:
     gradients = Gradients.of(wiring)
     problems: list[Problem] = []
     for name in gradients.losses:
-        attracts = wiring.nodes[name].declaration.attracts
-        if not attracts or any(port not in wiring.inputs[name] for port in attracts):
+        ports = _drawn_together(wiring, name)
+        if not ports:
             continue
-        first, second = (_side(wiring, gradients, name, port) for port in attracts)
+        first, second = (_side(wiring, gradients, name, port) for port in ports)
         if second.trained and not first.trained:
-            problems.append(_swapped(wiring, gradients, name, first, second))
+            # Negatives push apart whichever side learns; anchors may be memories (NNCLR).
+            if first.copies or wiring.nodes[name].declaration.prevents not in SPREADS:
+                problems.append(_swapped(wiring, gradients, name, first, second))
             first, second = second, first
         if first.trained and second.moving and not _spread(wiring, gradients, name, first, second):
             problems += _asymmetric(wiring, gradients, name, first, second)
     return problems
+
+
+def _drawn_together(wiring: Wiring, loss: str) -> tuple[str, ...]:
+    """Two inputs of a loss, or one twice: its views where the second is optional and unplugged."""
+    declared = wiring.nodes[loss].declaration
+    ports = declared.attracts
+    if not ports or ports[0] not in wiring.inputs[loss]:
+        return ()
+    if ports[1] in wiring.inputs[loss]:
+        return ports
+    return (ports[0], ports[0]) if declared.inputs[ports[1]].optional else ()
 
 
 def _side(wiring: Wiring, gradients: Gradients, loss: str, port: str) -> Side:
@@ -89,7 +102,8 @@ def _side(wiring: Wiring, gradients: Gradients, loss: str, port: str) -> Side:
         declared = wiring.nodes[name].declaration
         if declared.repeats and declared.writes:
             copies.append(name)
-        for word in {declared.prevents, *(m.declaration.prevents for m in declared.members)}:
+        own = declared.guards(wiring.nodes[name].config)
+        for word in {own, *(m.declaration.guards(m.config) for m in declared.members)}:
             words.setdefault(word, []).append(gradients.called(name))
     return Side(
         port=port,
@@ -103,16 +117,20 @@ def _side(wiring: Wiring, gradients: Gradients, loss: str, port: str) -> Side:
 
 def _spread(wiring: Wiring, gradients: Gradients, loss: str, first: Side, second: Side) -> bool:
     """Whether something keeps images apart, in this loss, another one or on a side."""
-    sides = {*first.words, *second.words}
-    if SPREADS & {wiring.nodes[loss].declaration.prevents, *sides}:
+    if SPREADS & {_guard(wiring, loss), *first.words, *second.words}:
         return True
     trained = first.trained | second.trained
     return any(
-        (wiring.nodes[other].declaration.prevents in SPREADS or _fixed(wiring, gradients, other))
+        (_guard(wiring, other) in SPREADS or _fixed(wiring, gradients, other))
         and gradients.trained_before([other]) & trained
         for other in gradients.losses
         if other != loss
     )
+
+
+def _guard(wiring: Wiring, name: str) -> str:
+    bound = wiring.nodes[name]
+    return bound.declaration.guards(bound.config)
 
 
 def _fixed(wiring: Wiring, gradients: Gradients, loss: str) -> bool:
@@ -138,7 +156,10 @@ def _asymmetric(
     both = [name for name in wiring.nodes if name in prediction.trained & target.moving]
     names = listed(both or sorted(prediction.trained))
     verb = "are" if len(both) > 1 else "is"
-    pull = f"{names} {verb} trained to make {prediction.port} and {target.port} equal"
+    sides = f"{prediction.port} and {target.port}"
+    if prediction.port == target.port:
+        sides = f"the views of {prediction.port}"
+    pull = f"{names} {verb} trained to make {sides} equal"
     return [
         Problem(
             "W501",
@@ -155,6 +176,9 @@ def _missing(
     gradients: Gradients, prediction: Side, target: Side
 ) -> tuple[str, tuple[str, ...], str]:
     """What is not there, what is, and what to do."""
+    if prediction.port == target.port:
+        help = "give its other terms a weight above 0, or use a loss with negatives (SimCLR)"
+        return "nothing keeps images or dimensions apart", (), help
     predictor = prediction.words.get("asymmetry", "")
     scores = bool(target.kinds & {"logits", "probs"})
     if target.trained:
