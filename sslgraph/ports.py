@@ -193,11 +193,13 @@ class Ports:
         inputs: Inputs by name, in order.
         outputs: Outputs by name, in order.
         aliases: Further names that references may use -> the port that they mean.
+        learns: Whether it has weights with these settings; as its type says if absent.
     """
 
     inputs: Mapping[str, In]
     outputs: Mapping[str, Out]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    learns: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -343,7 +345,12 @@ class Declaration:
             return self
         made = self.ports(config, members)
         return replace(
-            self, inputs=made.inputs, outputs=made.outputs, aliases=made.aliases, members=members
+            self,
+            inputs=made.inputs,
+            outputs=made.outputs,
+            aliases=made.aliases,
+            members=members,
+            learns=self.learns if made.learns is None else made.learns,
         )
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslgraph.nodes.base import Node
-from sslgraph.ports import In, Out
+from sslgraph.ports import In, Member, Out, Ports
 from sslgraph.schedules import Finite
 
 
@@ -34,6 +34,12 @@ class LayerNorm(Node, use="layer_norm"):
 
         affine: bool = True
         epsilon: Annotated[Finite, Field(gt=0)] = 1e-5
+
+    @classmethod
+    def ports(cls, config: Any, members: tuple[Member, ...]) -> Ports:
+        """The same with all settings; without scale and shift there is nothing to train."""
+        declared = cls.declaration
+        return Ports(declared.inputs, declared.outputs, learns=config.affine)
 
     def build(self, D: int) -> None:
         """Make scale and shift of rows of D numbers."""

@@ -17,10 +17,12 @@ def test_rows_against_numpy(epsilon: float) -> None:
     node = make_node("layer_norm", axes={"D": 6}, affine=False, epsilon=epsilon)
     torch.testing.assert_close(node(torch.from_numpy(x)), expected, rtol=1e-10, atol=1e-12)
     assert not list(node.parameters())
+    assert not node.declaration.learns
 
 
 def test_scale_and_shift_are_learned() -> None:
     node = make_node("layer_norm", axes={"D": 4}).double()
+    assert node.declaration.learns
     weights = dict(node.named_parameters())
     assert {name: value.tolist() for name, value in weights.items()} == {
         "norm.weight": [1.0] * 4,
