@@ -73,6 +73,7 @@ def _data(plan: Plan) -> Values:
         "image": (META_BATCH, plan.graph.data.batch.channels, side, side),
         "label": (META_BATCH,),
         "index": (META_BATCH,),
+        "sample": (META_BATCH,),
         "text": (META_BATCH, TEXT_LENGTH),
     }
     assert set(shapes) == set(BATCH)
@@ -113,7 +114,7 @@ def _measured(
         module.fits(axes)
         result = _run(module, joined)
     except SettingError as fault:
-        sizes.problems += _wrong_settings(plan, step, fault)
+        sizes.problems += setting_problems(plan, step, fault)
         return
     except Exception as fault:  # any library error of a meta run is this node's problem
         sizes.problems.append(_cannot_run(plan, step, joined, fault))
@@ -276,7 +277,7 @@ def _built(
         title = f"the weights of {step.name} can't be used"
         sizes.problems.append(Problem("E406", title, span, notes=(str(fault),)))
     except SettingError as fault:
-        sizes.problems += _wrong_settings(plan, step, fault)
+        sizes.problems += setting_problems(plan, step, fault)
     except Exception as fault:  # any library error of a meta build is this node's problem
         bound = ", ".join(f"{axis} = {size}" for axis, size in axes.items() if axis != "B")
         sizes.problems.append(
@@ -318,7 +319,8 @@ def _cannot_run(plan: Plan, step: Step, joined: list[Tensor | None], fault: Exce
     )
 
 
-def _wrong_settings(plan: Plan, step: Step, first: SettingError) -> list[Problem]:
+def setting_problems(plan: Plan, step: Step, first: SettingError) -> list[Problem]:
+    """What a node said of its settings, each at its line."""
     return [
         Problem(
             "E404",

@@ -29,6 +29,13 @@ from sslgraph.walk import Values
 Batch = Mapping[str, Tensor]
 
 
+_MISSING = {
+    "sample": "; give the number of each image in the data set, from 0, as int64 B: memory of "
+    "images is kept under it, and batch.index, the position in the run, differs in every epoch"
+}
+"""What to do about a part of the batch that is not there."""
+
+
 class StepOutput(NamedTuple):
     """What a training forward gives.
 
@@ -77,7 +84,8 @@ class Method(nn.Module):
         Args:
             batch: What the graph reads of the data: `image` B C H W, uint8 or float in [0, 1];
                 `index` B, the positions of the samples in the run (the clock counts where it is
-                left out); `label` B.
+                left out); `sample` B, the numbers of the images in the data set, which nothing
+                can stand in for; `label` B.
 
         Raises:
             GraphError: A schedule needs a length of the run that `clock.set` was not given.
@@ -91,7 +99,7 @@ class Method(nn.Module):
         return StepOutput(loss, terms)
 
     def after_step(self) -> None:
-        """Do what follows an optimizer step: writes once a step or epoch, then the clock."""
+        """Do what follows an optimizer step: writes and commits of steps and epochs, the clock."""
         for _, node in self.nodes.items():
             node.constrain()
         self._write("step")
@@ -275,7 +283,7 @@ class Method(nn.Module):
         if name not in batch:
             raise ValueError(
                 f"{self.graph.name} reads batch.{name}, which the batch does not have: "
-                f"it has {', '.join(batch) or 'nothing'}"
+                f"it has {', '.join(batch) or 'nothing'}{_MISSING.get(name, '')}"
             )
         value = batch[name]
         axes = BATCH[name][1].split()
@@ -296,9 +304,11 @@ class Method(nn.Module):
     @torch.no_grad()
     def _write(self, moment: str) -> None:
         for step in self.plan.steps:
+            node: Any = self.nodes[step.name]
             if step.declaration.writes == moment:
-                write: Any = self.nodes[step.name].write
-                write()
+                node.write()
+            if step.declaration.commits == moment:
+                node.commit()
 
     def _before_forward(self) -> None:
         if not self.training:
@@ -320,9 +330,12 @@ class Method(nn.Module):
         clock = self.clock
         state = (clock.now, clock.total_steps, clock.steps_per_epoch)
         if state != self._turned:
-            clock.turn(
-                self.hands(), [s for s in self.plan.steps if s.declaration.writes == "epoch"]
-            )
+            by_epoch = [
+                step
+                for step in self.plan.steps
+                if "epoch" in (step.declaration.writes, step.declaration.commits)
+            ]
+            clock.turn(self.hands(), by_epoch)
             self._turned = state
 
     def _watch_backward(self, loss: Tensor) -> None:

@@ -35,8 +35,13 @@ BATCH: Mapping[str, tuple[str, str]] = {
     "label": ("label", "B"),
     "text": ("text", "B L"),
     "index": ("index", "B"),
+    "sample": ("index", "B"),
 }
-"""What the data gives, by the name after ``batch.``: kind and axes. On a wire each has V = 1."""
+"""What the data gives, by the name after ``batch.``: kind and axes. On a wire each has V = 1.
+
+``index`` is the position of a sample in the run, which keys its draws: no two are equal. ``sample``
+is the number of the image in its data set, equal whenever the image comes by.
+"""
 
 _AXIS = re.compile(r"\.\.\.|[A-Z][A-Z0-9]*'?|[a-z][a-z0-9_]*|[0-9]+")
 _VARIABLE = re.compile(r"([A-Z])(?:=(.+))?")
@@ -283,6 +288,7 @@ class Declaration:
         family: Module that defines it.
         module: The class itself, opaque below the node layer.
         writes: When it writes its state (``batch``, ``step``, ``epoch``), or empty.
+        commits: When it puts what it wrote each batch to use (``step``, ``epoch``), or empty.
         draws: Whether its output depends on keyed random draws.
         stops_gradient: Whether no gradient passes from its outputs to its inputs.
         is_loss: Whether its output can be minimised.
@@ -292,6 +298,7 @@ class Declaration:
         learns: Whether it has weights of its own that can be trained.
         attracts: Two inputs that a loss draws together, or nothing.
         prevents: What it does against collapse, such as ``negatives``; a word of `collapse`.
+        guards: ``(config) -> the same with these settings``; '' where they switch it off.
         members: The nodes that it repeats.
         aliases: Further names of its ports.
         ports: ``(config, members) -> ports of the node``.
@@ -312,6 +319,7 @@ class Declaration:
     family: str
     module: type
     writes: str = ""
+    commits: str = ""
     draws: bool = False
     stops_gradient: bool = False
     is_loss: bool = False
@@ -321,6 +329,7 @@ class Declaration:
     learns: bool = False
     attracts: tuple[str, str] | tuple[()] = ()
     prevents: str = ""
+    guards: Callable[[Any], str] = field(default=lambda config: "")
     members: tuple[Member, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     ports: Callable[[Any, tuple[Member, ...]], Ports] | None = None

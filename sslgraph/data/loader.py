@@ -29,12 +29,14 @@ class Batch(TypedDict):
 
     Args:
         image: uint8 B C H W.
-        index: Sample positions, int64 B; augmentation draws from them.
+        index: Sample positions in the run, int64 B; augmentation draws from them.
+        sample: Numbers of the images in the source, int64 B.
         label: int64 B, -1 for an image without one.
     """
 
     image: Tensor
     index: Tensor
+    sample: Tensor
     label: Tensor
 
 
@@ -121,11 +123,7 @@ class Loader:
         )
 
     def _moved(self, batch: Batch) -> Batch:
-        image, index, label = (
-            tensor.to(self.device, non_blocking=True)
-            for tensor in (batch["image"], batch["index"], batch["label"])
-        )
-        return {"image": image, "index": index, "label": label}
+        return _on(self.device, batch, non_blocking=True)
 
     def _name(self, bad: Sequence[BadFile]) -> None:
         for file in bad:
@@ -144,12 +142,7 @@ def in_order(
     """
     for first in range(0, len(source), batch_size):
         indexes = torch.arange(first, min(first + batch_size, len(source)))
-        batch = _batch(source, indexes, indexes)
-        yield {
-            "image": batch["image"].to(device),
-            "index": batch["index"].to(device),
-            "label": batch["label"].to(device),
-        }
+        yield _on(device, _batch(source, indexes, indexes))
 
 
 _Fetched = tuple[Batch, list[BadFile]] | str
@@ -187,7 +180,17 @@ def _batch(source: Source, indexes: Tensor, positions: Tensor) -> Batch:
     image = source.images(listed)
     labels = (source.label(index) for index in listed)
     label = torch.tensor([_UNKNOWN if value is None else value for value in labels])
-    return {"image": image, "index": positions, "label": label}
+    return {"image": image, "index": positions, "sample": indexes, "label": label}
+
+
+def _on(device: torch.device | str, batch: Batch, *, non_blocking: bool = False) -> Batch:
+    """The batch on a device."""
+    return {
+        "image": batch["image"].to(device, non_blocking=non_blocking),
+        "index": batch["index"].to(device, non_blocking=non_blocking),
+        "sample": batch["sample"].to(device, non_blocking=non_blocking),
+        "label": batch["label"].to(device, non_blocking=non_blocking),
+    }
 
 
 def _as_it_is(fetched: Any) -> Any:  # torch types a collate function so

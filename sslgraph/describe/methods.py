@@ -72,7 +72,8 @@ def _notes(plan: Plan, step: Step) -> Iterator[str]:
     if not step.trained:
         yield "not trained"
     if step.declaration.writes:
-        yield f"written each {step.declaration.writes}"
+        commits = f", used from the next {step.declaration.commits} on"
+        yield f"written each {step.declaration.writes}" + commits * bool(step.declaration.commits)
 
 
 def _listed(texts: list[str]) -> str:

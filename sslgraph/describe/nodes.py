@@ -231,7 +231,8 @@ def _facts(declared: Declaration) -> Iterator[str]:
     if declared.stops_gradient:
         yield "no gradient passes it"
     if declared.writes:
-        yield f"keeps state, written {_WRITES[declared.writes]}, in training only"
+        then = f" and put to use {_WRITES[declared.commits]}" if declared.commits else ""
+        yield f"keeps state, written {_WRITES[declared.writes]}{then}, in training only"
     gathers: Mapping[str, str] = getattr(declared.module, "gathers", {})
     for name, how in gathers.items():
         if how != "no":

@@ -105,6 +105,7 @@ class Node(Numbers):
     sample: ClassVar[Mapping[str, Any]] = {}
     sample_axes: ClassVar[Mapping[str, int]] = {}
     writes: ClassVar[str] = ""
+    commits: ClassVar[str] = ""
     gathers: ClassVar[Mapping[str, str]] = {}
     draws: ClassVar[bool] = False
     stops_gradient: ClassVar[bool] = False
@@ -214,6 +215,11 @@ class Node(Numbers):
         return ()
 
     @classmethod
+    def guards(cls, config: Any) -> str:
+        """What it does against collapse with these settings; '' where they switch that off."""
+        return cls.prevents
+
+    @classmethod
     def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
         """How many places each of its masks leaves visible, on a grid of so many."""
         return {}
@@ -228,6 +234,16 @@ class Node(Numbers):
 
         Raises:
             SettingError: They don't.
+        """
+
+    def check_data(self, images: int) -> None:
+        """See that the node suits a data set, at the start of a run.
+
+        Args:
+            images: Number of images in the data set.
+
+        Raises:
+            SettingError: It does not.
         """
 
     def timed(self) -> Mapping[str, Node]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslgraph.nodes.base import Node
 
 MOMENTS = ("batch", "step", "epoch")
+COMMITS = ("step", "epoch")
 GATHERS = ("no", "no_grad", "grad")
 RESERVED_PORTS = frozenset({"config", "context", "built", "axes", "schedules", "limits", COUNTER})
 RESERVED_SETTINGS = frozenset({"use", "in", "of", "train", "weights", "axes", "context", "config"})
@@ -56,10 +57,17 @@ def declare(cls: type[Node], use: str, base: type[Node]) -> None:
         raise TypeError(
             f"{cls.__name__}: a node that writes has `write` and one of writes = {MOMENTS}"
         )
+    if (cls.commits != "") != hasattr(cls, "commit") or cls.commits not in ("", *COMMITS):
+        raise TypeError(
+            f"{cls.__name__}: a node that commits has `commit` and one of commits = {COMMITS}"
+        )
+    if cls.commits and cls.writes != "batch":
+        raise TypeError(f"{cls.__name__}: what is committed was written with writes = 'batch'")
     if written and cls.writes != "batch":
         raise TypeError(
             f"{cls.__name__}: `write` of writes = '{cls.writes}' takes no input, since the "
-            "batch is over by then; keep what it needs with writes = 'batch'"
+            "batch is over by then; keep what it needs with writes = 'batch', and use it in "
+            "`commit`"
         )
     cls._read_axes = tuple((name, rank_of(inputs[name])) for name in reads)
     cls._open = all(rank == ANY for _, rank in cls._read_axes)
@@ -92,6 +100,7 @@ def _declaration(
         family=cls.__module__,
         module=cls,
         writes=cls.writes,
+        commits=cls.commits,
         draws=cls.draws,
         stops_gradient=cls.stops_gradient,
         is_loss=cls.is_loss,
@@ -101,6 +110,7 @@ def _declaration(
         learns=_learns(cls, base),
         attracts=_attracts(cls, inputs),
         prevents=_prevents(cls),
+        guards=cls.guards,
         ports=cls.ports,
         identities=cls.identities,
         review=cls.review,

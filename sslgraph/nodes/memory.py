@@ -47,13 +47,14 @@ class Queue(Node, use="queue"):
             start: What the rows are before keys take their place: `random`, normally distributed
                 and of unit length, as in MoCo's code, or `empty`, zeros without weight.
             normalize: Store rows of unit length; else as they come.
-            from_: When it begins to store.
         """
 
         size: PositiveInt = 65536
         start: Literal["random", "empty"] = "random"
         normalize: bool = True
-        from_: Time | None = Field(None, alias=_STORING)
+        from_: Time | None = Field(
+            None, alias=_STORING, description="when it begins to store; at once if absent"
+        )
 
     rows: Tensor
     place: Tensor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sslgraph.nodes.base import Node
-from sslgraph.ports import In, Out
+from sslgraph.ports import Identities, In, Member, Out, Ports
 
 Scale = Literal["fixed", "learned", "unit", "none"]
 
@@ -28,10 +29,14 @@ class Prototypes(Node, use="prototypes"):
     `v` is K x D and begins as PyTorch begins a linear layer; `g` is K x 1, with two axes, so the
     group `1d` of `no_decay` does not hold it.
 
+    With rows plugged into `weight`, such as the centroids of a `kmeans_bank`, these are the
+    prototypes as they come (DeepCluster-v2): the node then has no parameters and no `count`.
+
     Shapes: x ... D -> y ... count. A DINO head is a `projector` that ends in l2, and this.
     """
 
     x = In("embedding/tokens", "... D")
+    weight = In("embedding", "1 K D", optional=True)
     y = Out("logits", "... count")
     sample = {"count": 6}
 
@@ -39,25 +44,50 @@ class Prototypes(Node, use="prototypes"):
         """Settings.
 
         Attributes:
-            count: Number of prototypes.
+            count: Number of prototypes; left out where `weight` is plugged.
             scale: How long prototypes are: all of length 1 by division (`fixed`), of learned
                 lengths (`learned`), put back to length 1 after each step (`unit`), or free
                 (`none`).
         """
 
-        count: PositiveInt
+        count: PositiveInt | None = None
         scale: Scale = "fixed"
+
+    @classmethod
+    def ports(cls, config: Any, members: tuple[Member, ...]) -> Ports:
+        """Prototypes of its own are as many as `count` says; others come through `weight`."""
+        declared = cls.declaration
+        x, weight = declared.inputs["x"], declared.inputs["weight"]
+        if config.count is not None:
+            return Ports({"x": x}, declared.outputs)
+        y = Out("logits", "... K")
+        y.name = "y"
+        return Ports({"x": x, "weight": weight}, {"y": y})
+
+    @classmethod
+    def review(cls, config: Any, inputs: Mapping[str, Identities]) -> str:
+        """There are prototypes: its own, or given ones."""
+        if config.count is not None or "weight" in inputs:
+            return ""
+        return (
+            "nothing says how many prototypes there are; set 'count: 4096', or plug rows such as "
+            "centroids into 'weight'"
+        )
 
     def build(self, D: int) -> None:
         """Make the prototypes for rows of width D."""
+        if self.config.count is None:
+            return
         count, scale = self.config.count, self.config.scale
         self.v = nn.Parameter(nn.Linear(D, count, bias=False).weight.detach().clone())
         if scale in ("fixed", "learned"):
             self.g = nn.Parameter(torch.ones(count, 1), requires_grad=scale == "learned")
         self.constrain()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """A logit for each prototype."""
+        if weight is not None:
+            return functional.linear(x, weight[0].to(x.dtype))
         return functional.linear(x, self._rows())
 
     def _rows(self) -> Tensor:
@@ -70,5 +100,5 @@ class Prototypes(Node, use="prototypes"):
     def constrain(self) -> None:
         """Put the rows of `unit` back to length 1."""
         super().constrain()
-        if self.config.scale == "unit":
+        if self.config.scale == "unit" and self.config.count is not None:
             self.v.copy_(functional.normalize(self.v, dim=1))

@@ -59,7 +59,7 @@ class Sinkhorn(Node, use="sinkhorn"):
         temperature: Annotated[Number, Bounds(gt=0)] | None = Field(
             None, description="divides the logits; the smaller, the surer of one prototype"
         )
-        iterations: PositiveInt = 3
+        iterations: PositiveInt = Field(3, description="how often columns and rows are scaled")
         per: Literal["view", "none"] = Field(
             "none", description="`view`: each view is balanced alone; `none`: all rows together"
         )

@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
+from sslgraph.check_sizes import setting_problems
 from sslgraph.command import command
 from sslgraph.data.source import Source
 from sslgraph.errors import GraphError
 from sslgraph.files import WriteError, write_text
 from sslgraph.loading import load
-from sslgraph.method import compile_graph
+from sslgraph.method import Method, compile_graph
+from sslgraph.nodes.base import SettingError
 from sslgraph.spec import Graph
 from sslgraph.train import checkpoint
 from sslgraph.train.failures import RunError
@@ -58,7 +60,7 @@ def train(
         console: Where progress is shown.
 
     Raises:
-        GraphError: The graph can't be compiled.
+        GraphError: The graph can't be compiled, or a node does not suit the data.
         RunError: The run can't start or go on; says what to do.
         DataError: The data can't be used.
     """
@@ -75,7 +77,7 @@ def train(
     }
     horizon = _horizon(graph, len(source), steps)
     facts = environment(pick_device(device))
-    method = compile_graph(graph, seed=seed)
+    method = _compiled(graph, seed, len(source))
     try:
         folder = RunFolder.at(out) if out is not None else RunFolder.create(graph.name)
         write_text(folder.graph, graph.document.text)
@@ -153,6 +155,23 @@ def run_settings(path: Path) -> dict[str, Any]:
 def graph_hash(text: str) -> str:
     """SHA-256 of a graph's text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _compiled(graph: Graph, seed: int, images: int) -> Method:
+    """The method of a graph, whose nodes suit a data set.
+
+    Raises:
+        GraphError: The graph has errors, or nodes don't; each setting is named with its line.
+    """
+    method, problems = compile_graph(graph, seed=seed), []
+    for step in method.plan.steps:
+        try:
+            method.nodes[step.name].check_data(images)
+        except SettingError as fault:
+            problems += setting_problems(method.plan, step, fault)
+    if problems:
+        raise GraphError(tuple(problems))
+    return method
 
 
 def _horizon(graph: Graph, samples: int, steps: int | None) -> Horizon:

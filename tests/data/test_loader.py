@@ -55,7 +55,9 @@ def shown(batches: list[Batch]) -> list[list[int]]:
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
     pairs = zip(first, second, strict=True)
-    return all(a[key].equal(b[key]) for a, b in pairs for key in ("image", "index", "label"))
+    return all(
+        a[key].equal(b[key]) for a, b in pairs for key in ("image", "index", "sample", "label")
+    )
 
 
 def test_numbered_is_a_source() -> None:
@@ -71,6 +73,7 @@ def test_batches_hold_images_positions_and_labels() -> None:
     assert second["index"].tolist() == list(range(8, 16))
     for image, label in zip(first["image"][:, 0, 0, 0], first["label"], strict=True):
         assert label == (image % 2 if image else -1)
+    assert first["sample"].tolist() == shown([first])[0]
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_all_in_turn() -> None:
@@ -113,7 +116,7 @@ def test_ranks_divide_each_batch_in_order(world: int) -> None:
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
-        for key in ("image", "index", "label"):
+        for key in ("image", "index", "sample", "label"):
             joined = torch.cat([share[step][key] for share in shares])
             assert joined.equal(batch[key])
 
@@ -195,6 +198,7 @@ def test_in_order_gives_every_image_once() -> None:
     assert [len(batch["image"]) for batch in listed] == [8, 8, 4]
     assert torch.cat([batch["index"] for batch in listed]).tolist() == list(range(20))
     assert [value for part in shown(listed) for value in part] == list(range(20))
+    assert torch.cat([batch["sample"] for batch in listed]).tolist() == list(range(20))
 
 
 def test_embedded_digits_through_workers() -> None:

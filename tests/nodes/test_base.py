@@ -117,7 +117,12 @@ def test_writes() -> None:
     )
     assert refused(z=z, write=write, writes="step", **x) == (
         "Toy: `write` of writes = 'step' takes no input, since the batch is over by then; "
-        "keep what it needs with writes = 'batch'"
+        "keep what it needs with writes = 'batch', and use it in `commit`"
+    )
+    commits = "Toy: a node that commits has `commit` and one of commits = ('step', 'epoch')"
+    assert refused(z=z, write=write, writes="batch", commits="epoch", **x) == commits
+    assert refused(commits="epoch", commit=lambda self: None, **x) == (
+        "Toy: what is committed was written with writes = 'batch'"
     )
     lifted = In("embedding", "B D", at="write")
     text = "Toy.z: what is written comes with all views; begin with V"
