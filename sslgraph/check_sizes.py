@@ -101,8 +101,9 @@ def _measured(
     axes = _bound(plan, step, joined, values, sizes)
     if axes is None:
         return
-    sizes.axes.setdefault(step.name, axes)
-    if any(member.node not in modules for member in step.members):
+    tried = {*sizes.axes}
+    sizes.axes[step.name] = {**sizes.axes.get(step.name, {}), **axes}
+    if any(member.node not in {*modules, *tried} for member in step.members):
         _build_ahead(plan, step, joined, modules, sizes)
     module = _built(plan, step, axes, modules, sizes)
     if module is None:

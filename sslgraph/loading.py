@@ -33,7 +33,7 @@ from sslgraph.errors import (
     in_file_order,
 )
 from sslgraph.limits import MOST_BYTES, MOST_PARENTS, Place, decoded, shown
-from sslgraph.merge import overlay
+from sslgraph.merge import Gone, overlay
 from sslgraph.overrides import override
 from sslgraph.reading import parse
 from sslgraph.source import Document
@@ -82,10 +82,11 @@ def read(
     layers, problems = _layers(source)
     if layers is None:
         return None, in_file_order(problems)
-    top = merged = _merged([layer.tree for layer in layers], problems)
+    gone = Gone()
+    top = merged = _merged([layer.tree for layer in layers], problems, gone)
     presets = tuple(top.mapping["presets"].mapping) if "presets" in top.mapping else ()
     if preset is not None:
-        top, preset = _with_preset(top, preset, problems)
+        top, preset = _with_preset(top, preset, problems, gone)
     top = override(top, set, problems)
     resolved, found = substitute(top, merged)
     limit = too_much(resolved)
@@ -241,7 +242,7 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _merged(trees: Sequence[Tree], problems: list[Problem]) -> Tree:
+def _merged(trees: Sequence[Tree], problems: list[Problem], gone: Gone) -> Tree:
     """Parents first; what names a method (its title, its paper) is not inherited."""
     top: Tree | None = None
     for tree in reversed(trees):
@@ -249,12 +250,14 @@ def _merged(trees: Sequence[Tree], problems: list[Problem]) -> Tree:
         if top is not None:
             kept = {k: v for k, v in top.mapping.items() if k not in _OF_ONE_FILE}
             top = Tree(kept, tree.origin)
-        top = overlay(top, over, problems)
+        top = overlay(top, over, problems, gone=gone)
     assert top is not None  # there is at least the file itself
     return top
 
 
-def _with_preset(top: Tree, name: str, problems: list[Problem]) -> tuple[Tree, str | None]:
+def _with_preset(
+    top: Tree, name: str, problems: list[Problem], gone: Gone
+) -> tuple[Tree, str | None]:
     presets = top.mapping["presets"].mapping if "presets" in top.mapping else {}
     if name not in presets:
         span = Span("--preset", 0, 1, len(name) + 1, name)
@@ -267,4 +270,4 @@ def _with_preset(top: Tree, name: str, problems: list[Problem]) -> tuple[Tree, s
         problems.append(Problem("E032", title, over.origin.value, got=kind(over.value)))
         return top, None
     rest = Tree({k: v for k, v in top.mapping.items() if k != "presets"}, top.origin)
-    return overlay(rest, over, problems), name
+    return overlay(rest, over, problems, gone=gone), name

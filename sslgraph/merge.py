@@ -16,8 +16,17 @@ from sslgraph.tree import Tree
 
 _DEEPEST_PRESET_NAME = 2
 
+Gone = set[Path]
+"""What was deleted so far, by path."""
 
-def overlay(base: Tree | None, over: Tree, problems: list[Problem], path: Path = ()) -> Tree:
+
+def overlay(
+    base: Tree | None,
+    over: Tree,
+    problems: list[Problem],
+    path: Path = (),
+    gone: Gone | None = None,
+) -> Tree:
     """The base with `over` on top.
 
     Args:
@@ -25,7 +34,10 @@ def overlay(base: Tree | None, over: Tree, problems: list[Problem], path: Path =
         over: What is laid over it.
         problems: Gets a warning for each `null` that deletes nothing.
         path: Where both stand in the graph.
+        gone: What earlier layers deleted, by path, extended in place: to delete that once more is
+            no reason for a warning, nor is a preset's `null` that deleted its parent's value.
     """
+    gone = Gone() if gone is None else gone
     if not isinstance(over.value, dict):
         return over
     kept = {} if base is None or _replaces(base, over, path) else base.mapping
@@ -33,11 +45,15 @@ def overlay(base: Tree | None, over: Tree, problems: list[Problem], path: Path =
     for key, child in over.value.items():
         inner = (*path, key)
         if child.value is None and not _keeps_null(inner):
-            if key not in entries:
+            if key not in entries and inner not in gone:
                 problems.append(_nothing(key, child))
             entries.pop(key, None)
+            gone.add(inner)
         else:
-            entries[key] = overlay(entries.get(key), child, problems, inner)
+            below = entries.get(key)
+            if child.value is None and below is not None and below.value is not None:
+                gone.add(inner[_DEEPEST_PRESET_NAME:])
+            entries[key] = overlay(below, child, problems, inner, gone)
     return Tree(entries, over.origin if base is None or not kept else base.origin)
 
 

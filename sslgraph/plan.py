@@ -113,11 +113,12 @@ class Plan:
         found = {}
         for port in step.inputs:
             declared = step.declaration.inputs[port]
-            if declared.kind.allowed != ("mask",) or not declared.is_read:
+            places = axes.get(declared.axes[-1]) if declared.axes else None
+            masked = declared.kind.allowed == ("mask",) and declared.is_read
+            if not masked or places is None:  # it is built ahead, for what comes into a copy
                 continue
             wires = step.inputs[port]
             made = dict.fromkeys(o for w in wires for o in masks.origins(steps, inputs, w.source))
-            places = axes[declared.axes[-1]]
             found[port] = masks.together([masks.kept(steps[o[0]], o[1], places) for o in made])
         return found
 

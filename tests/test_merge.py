@@ -198,3 +198,26 @@ def test_what_is_written_reads_back_equal(folder: Path) -> None:
         for name, node in graph.nodes.items():
             assert again.nodes[name].settings == node.settings
             assert again.nodes[name].inputs == node.inputs
+
+
+def test_what_is_gone_already_may_be_deleted_again(tmp_path: Path) -> None:
+    """By a parent's preset after the child did, or by a child's preset where the parent's sets."""
+    parent = (
+        "sslgraph: 1\nname: parent\nnodes:\n  views: {use: augment, in: batch.image, views: 2}\n"
+        "train: {optimizer: lars, form: post}\n"
+        "presets: {tiny: {nodes: {views: {size: 32}}, train: {form: null}}}\n"
+    )
+    child = (
+        "sslgraph: 1\nname: child\nextends: parent.yaml\n"
+        "train: {optimizer: sgd, form: null}\n"
+        "presets: {tiny: {nodes: {views: {size: null}}}}\n"
+    )
+    (tmp_path / "parent.yaml").write_text(parent)
+    (tmp_path / "child.yaml").write_text(child)
+    graph, problems = read(tmp_path / "child.yaml", preset="tiny")
+    assert graph is not None
+    assert [p for p in problems if p.code == "W021"] == []
+    assert "size" not in graph.nodes["views"].settings
+    (tmp_path / "child.yaml").write_text(child.replace("size: null", "sizes: null"))
+    _, problems = read(tmp_path / "child.yaml", preset="tiny")
+    assert [p.code for p in problems if p.code == "W021"] == ["W021"]

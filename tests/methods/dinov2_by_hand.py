@@ -35,7 +35,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.last(functional.normalize(self.mlp(x), dim=-1))  # type: ignore[no-any-return]
+        y: Tensor = self.last(functional.normalize(self.mlp(x), dim=-1))
+        return y
 
 
 class Network(nn.Module):
@@ -43,23 +44,23 @@ class Network(nn.Module):
 
     def __init__(self, arch: str, args: dict[str, Any], sizes: dict[str, int]) -> None:
         super().__init__()
-        self.backbone: Any = timm.create_model(arch, num_classes=0, dynamic_img_size=True, **args)
-        width = self.backbone.num_features
+        backbone: Any = timm.create_model(arch, num_classes=0, dynamic_img_size=True, **args)
+        self.backbone, width = backbone, backbone.num_features
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.head = Head(width, sizes["hidden"], sizes["dim"], sizes["count"])
         self.patch_head = Head(width, sizes["hidden"], sizes["patch_dim"], sizes["count"])
 
     def features(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Class tokens and patch tokens of n images, after the last norm."""
-        model = self.backbone
+        model: Any = self.backbone
         x = model.patch_embed(images)
         if masks is not None:
             for image, mask in enumerate(masks):
                 for place in mask.nonzero()[:, 0].tolist():
                     row, column = divmod(place, x.shape[2])
                     x[image, row, column] = self.mask_token
-        x = model.norm(model.blocks(model.norm_pre(model._pos_embed(x))))
-        return x[:, 0], x[:, model.num_prefix_tokens :]
+        y: Tensor = model.norm(model.blocks(model.norm_pre(model._pos_embed(x))))
+        return y[:, 0], y[:, model.num_prefix_tokens :]
 
 
 def sinkhorn(scores: Tensor, temperature: float) -> Tensor:
