@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ class BarlowTwins(TwinLoss, use="barlow_twins"):
         weight: Annotated[Number, Bounds(ge=0)] = 0.0051
 
     weight: Tensor
+
+    @classmethod
+    def guards(cls, config: Any) -> str:
+        """Without weight all dimensions may say the same."""
+        return cls.prevents if config.weight != 0 else ""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The loss of a batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -51,6 +51,11 @@ class VicReg(TwinLoss, use="vicreg"):
     similarity: Tensor
     variance: Tensor
     covariance: Tensor
+
+    @classmethod
+    def guards(cls, config: Any) -> str:
+        """Without the variance term all images may be one point; covariance does not mind that."""
+        return cls.prevents if config.variance != 0 else ""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The loss of a batch."""
