@@ -1,0 +1,149 @@
+"""Collapse: take away what keeps a method's features apart, and see whether they fall together.
+
+    python -m tools.collapse                # every case; minutes
+    python -m tools.collapse byol --steps 200
+
+For each case `check` has to warn, and a short run of the small preset has to collapse while the
+same run of the method itself does not: standard deviation or RankMe of what the loss compares falls
+to less than half. Results stand in `tools/collapse.json` with date and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sslgraph
+from sslgraph.files import write_text
+from sslgraph.plan import make_plan
+from tools.methods import commit
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "tools" / "collapse.json"
+FALL = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing taken away.
+
+    Args:
+        what: In words.
+        features: The embedding that the loss compares or scores.
+        changes: The settings that do it.
+        run: Settings of both runs.
+    """
+
+    what: str
+    features: str
+    changes: Mapping[str, Any]
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "byol": Case(
+        "no predictor",
+        "projector",
+        {"nodes.loss.in": {"prediction": "projector", "target": "target"}},
+    ),
+    "simsiam": Case(
+        "no stop-gradient",
+        "projector",
+        {"nodes.loss.in": {"prediction": "predictor", "target": "projector"}},
+    ),
+    "dino": Case("no center", "projector", {"nodes.target.in": "teacher"}),
+    "barlow_twins": Case("no decorrelation", "projector", {"nodes.loss.weight": 0}),
+    "vicreg": Case("no variance term", "expander", {"nodes.loss.variance": 0}),
+    "swav": Case(
+        "softmax in the place of Sinkhorn",
+        "projector",
+        {
+            "nodes.codes": {"use": "sharpen", "in": "prototypes.0:2", "temperature": 0.05},
+            "nodes.queue": None,
+            "nodes.queue_scores": None,
+        },
+    ),
+}
+
+
+def run(names: Sequence[str], steps: int, seed: int) -> bool:
+    """Run the cases; whether each is warned of and collapses."""
+    fine = True
+    for name in names:
+        case = CASES[name]
+        settings = {"train.steps": steps, "outputs.embedding": case.features, **case.run}
+        warned = [p.code for p in problems(name, {**settings, **case.changes})]
+        intact = one_run(name, settings, seed)
+        broken = one_run(name, {**settings, **case.changes}, seed)
+        fell = sorted(key for key in ("std", "rank") if broken[key] < FALL * intact[key])
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        known = read_results()
+        known[name] = {
+            "date": today,
+            "commit": commit(),
+            "what": case.what,
+            "steps": steps,
+            "warned": [code for code in warned if code.startswith("W5")],
+            "intact": intact,
+            "broken": broken,
+            "fell": fell,
+        }
+        write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+        print(f"{name}, {case.what}: {known[name]}", flush=True)
+        fine &= bool(known[name]["warned"] and fell)
+    return fine
+
+
+def problems(name: str, changes: Mapping[str, Any]) -> list[sslgraph.Problem]:
+    """What check says of a case."""
+    return sslgraph.check(sslgraph.load(name, preset="tiny", set=dict(changes)))
+
+
+def one_run(name: str, changes: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """What the features are like after a short run."""
+    from sslgraph.data import EmbeddedDigits
+    from sslgraph.train import train
+
+    graph = sslgraph.load(name, preset="tiny", set=dict(changes))
+    canvas = make_plan(graph).largest_view()
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            graph,
+            EmbeddedDigits("train", canvas=canvas),
+            test_source=EmbeddedDigits("test", canvas=canvas),
+            out=Path(folder) / "run",
+            seed=seed,
+        )
+    if result.quality is None or result.signal:
+        sys.exit(f"{name}: the run has no features")
+    facts = {"loss": result.loss, "std": result.quality.std, "rank": result.quality.rank}
+    return {key: round(float(value), 5) for key, value in facts.items()}
+
+
+def read_results() -> dict[str, Any]:
+    """What was found so far."""
+    if not RESULTS.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*CASES, []], metavar="METHOD")
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    sys.exit(0 if run(given.names or list(CASES), given.steps, given.seed) else 1)
+
+
+if __name__ == "__main__":
+    main()

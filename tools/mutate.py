@@ -1,0 +1,263 @@
+"""Mutation: break each shipped method on purpose, and see who objects.
+
+    python -m tools.mutate                       # every method; long
+    python -m tools.mutate byol dino --sample 20
+    python -m tools.mutate --list byol           # the mutants, without judging them
+
+A mutant counts as caught by the first that objects: `check` (an error, or a warning that the method
+itself does not have), `prove` (a property that the method itself has), the method's goldens (its
+tests in `tests/methods`). One that changes neither loss nor gradients over six steps in one process
+is equivalent unless someone objects. Results stand in `tools/mutants.json` with date and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import functools
+import io
+import json
+import multiprocessing
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+
+import sslgraph
+from sslgraph import loading
+from sslgraph.checking import report
+from sslgraph.errors import GraphError
+from sslgraph.files import write_text
+from sslgraph.loading import shipped_methods
+from sslgraph.plan import make_plan
+from tools.methods import commit
+from tools.mutants import Mutant, Tree, mutants
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "tools" / "mutants.json"
+STEPS, BATCH, SEED = 6, 8, 0
+SMALL = {"train.batch_size": BATCH}
+TOLERANCE = 1e-5  # relative; runs of equal graphs are equal to the bit
+JUDGES = ("check", "prove", "goldens")
+
+
+class Trajectory(list[tuple[float, ...]]):
+    """Losses and sums of gradients, step by step; equal within `TOLERANCE`."""
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Trajectory)
+        if [len(step) for step in self] != [len(step) for step in other]:
+            return False
+        ours, theirs = (torch.tensor([x for step in side for x in step]) for side in (self, other))
+        return bool(torch.allclose(ours, theirs, rtol=TOLERANCE, atol=1e-9))
+
+    __hash__ = None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the method itself has: codes of its problems, and a short run."""
+
+    codes: tuple[str, ...]
+    trajectory: Trajectory
+
+
+@functools.cache
+def _sound(name: str) -> Sound:
+    return Sound(tuple(problem.code for problem in _problems(name)), _trajectory(name))
+
+
+def of_method(name: str) -> list[Mutant]:
+    """Every mutant of a shipped method."""
+    tree = yaml.safe_load(sslgraph.load(name).document.text)
+    found = report(sslgraph.load(name, preset="tiny", set=SMALL))
+    if found.plan is None or found.sizes is None:
+        raise SystemExit(f"{name} does not check")
+    return list(mutants(tree, found.plan, found.sizes.shapes))
+
+
+def judge(name: str, place: int) -> dict[str, str]:
+    """Who catches one mutant of a method: its text, its operator, the judge and what was said."""
+    torch.set_num_threads(1)
+    mutant = of_method(name)[place]
+    sound = _sound(name)  # before anything is out of order
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        source: str | Path = name
+        if mutant.tree is not None:
+            source = _written(mutant.tree, Path(folder) / f"{name}.yaml")
+        if mutant.disorder is not None:
+            stack.enter_context(mutant.disorder)
+        by, why = _verdict(name, source, sound)
+    return {"operator": mutant.operator, "mutant": mutant.text, "by": by, "why": why}
+
+
+def _written(tree: Tree, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _verdict(name: str, source: str | Path, sound: Sound) -> tuple[str, str]:
+    said = _check(source, sound.codes)
+    if said:
+        return "check", said
+    changes = _trajectory(source) != sound.trajectory
+    said = _prove(source)
+    if said:
+        return "prove", said
+    if not changes:
+        return "equivalent", ""
+    said = _goldens(name, source)
+    return ("goldens", said) if said else ("", "")
+
+
+def _check(source: str | Path, codes: Sequence[str]) -> str:
+    """The first problem of the mutant that the method does not have."""
+    known = Counter(codes)
+    for problem in _problems(source):
+        known[problem.code] -= 1
+        if known[problem.code] < 0:
+            return f"{problem.code} {problem.title}"
+    return ""
+
+
+def _problems(source: str | Path) -> list[Any]:
+    found = []
+    for preset in (None, "tiny"):
+        try:
+            graph = sslgraph.load(source, preset=preset)
+        except GraphError as failure:
+            return list(failure.problems)
+        found += report(graph, sizes=preset is not None).problems
+    return found
+
+
+def _trajectory(source: str | Path) -> Trajectory:
+    """A short run of the small preset."""
+    graph = sslgraph.load(source, preset="tiny", set=SMALL)
+    side = make_plan(graph).canvas()
+    method = sslgraph.compile(graph, seed=SEED)
+    method.clock.set(total_steps=4 * STEPS, steps_per_epoch=2)
+    draw = torch.Generator().manual_seed(SEED)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+    found = Trajectory()
+    for step in range(STEPS):
+        torch.manual_seed(step)  # of drop path
+        images = torch.rand(BATCH, 3, side, side, generator=draw)
+        place = torch.arange(BATCH) + step % 2 * BATCH
+        data = {"image": images, "index": place, "sample": place, "label": place % 3}
+        optimizer.zero_grad()
+        loss = method(data).loss
+        loss.backward()
+        sums = [float(p.grad.abs().sum()) for p in method.parameters() if p.grad is not None]
+        found.append((float(loss.detach()), *sums))
+        optimizer.step()
+        method.after_step()
+    return found
+
+
+def _prove(source: str | Path) -> str:
+    """The first property that fails on the mutant and not on the method."""
+    from sslgraph.proving import prove
+
+    for result in prove(sslgraph.load(source, preset="tiny")):
+        if result.status == "failed":
+            return f"{result.name}: {result.found}"
+    return ""
+
+
+def _goldens(name: str, source: str | Path) -> str:
+    """The first test of the method that fails on the mutant."""
+    path = ROOT / "tests" / "methods" / f"test_{name}.py"
+    if not path.is_file():
+        return ""
+    known = shipped_methods()
+    files = {**known, name: Path(source)} if source != name else known
+    output = io.StringIO()
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", "-p", "no:xdist"]
+    with (
+        mock.patch.object(loading, "shipped_methods", return_value=files),
+        contextlib.redirect_stdout(output),
+    ):
+        failed = pytest.main([str(path), *options])
+    lines = [
+        line for line in output.getvalue().splitlines() if line.startswith(("FAILED", "ERROR"))
+    ]
+    return (lines[0].partition("::")[2] if lines else "a test") if failed else ""
+
+
+def run(names: Sequence[str], sample: int | None, processes: int) -> None:
+    """Judge mutants and keep what was found."""
+    for name in names:
+        start, count = time.monotonic(), len(of_method(name))
+        places = list(range(count))
+        if sample is not None and sample < count:
+            places = sorted(random.Random(name).sample(places, sample))
+        context = multiprocessing.get_context("spawn")
+        judged = []
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            for verdict in pool.map(functools.partial(judge, name), places):
+                judged.append(verdict)
+                print(f"  {verdict['by'] or 'SURVIVES':10} {verdict['mutant']}", flush=True)
+        known = read_results()
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        known[name] = {"date": today, "commit": commit(), "of": count, "mutants": judged}
+        write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+        print(f"{name}: {summary(judged)}, {time.monotonic() - start:.0f} s", flush=True)
+    print(f"all: {summary([m for r in read_results().values() for m in r['mutants']])}")
+
+
+def summary(judged: Sequence[dict[str, str]]) -> str:
+    """Shares of those that change loss or gradients."""
+    by = Counter(verdict["by"] for verdict in judged)
+    real = len(judged) - by["equivalent"]
+    caught = real - by[""]
+    early = by["check"] + by["prove"]
+    return (
+        f"{len(judged)} mutants, {by['equivalent']} equivalent; of {real} caught {caught} "
+        f"({_percent(caught, real)}), without goldens {early} ({_percent(early, real)}); "
+        + ", ".join(f"{judge_} {by[judge_]}" for judge_ in JUDGES)
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "none"
+
+
+def read_results() -> dict[str, Any]:
+    """What was judged so far."""
+    if not RESULTS.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="METHOD")
+    parser.add_argument("--sample", type=int, help="judge so many of each method, drawn by name")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="print the mutants")
+    given = parser.parse_args()
+    names = given.names or list(shipped_methods())
+    if given.list:
+        for name in names:
+            for mutant in of_method(name):
+                print(f"{name:16} {mutant.operator:18} {mutant.text}")
+        return
+    run(names, given.sample, given.processes)
+
+
+if __name__ == "__main__":
+    main()
