@@ -38,7 +38,8 @@ class Mlp(Node):
             norm: Norm before each activation.
             end: What follows the last layer: batch norm (`bn`), batch norm with a scale but no
                 shift (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
-            bias: Whether linear layers have a bias; `hidden`: all but the last one.
+            bias: Whether linear layers have a bias; `hidden`: all but the last one; `last`: that
+                one alone.
             init: Standard deviation of the first weights, with biases of zero; PyTorch's rule if
                 absent.
             batch_norm: Whose samples share statistics; the run's rule if absent.
@@ -49,7 +50,7 @@ class Mlp(Node):
         act: Activation = "relu"
         norm: Norm = "batch"
         end: End = "none"
-        bias: bool | Literal["hidden"] = True
+        bias: bool | Literal["hidden", "last"] = True
         init: PositiveFloat | None = None
         batch_norm: BatchNormSpec | None = None
 
@@ -59,11 +60,11 @@ class Mlp(Node):
         layers: list[nn.Module] = []
         widths = [D, *config.hidden]
         for wide, narrow in pairwise(widths):
-            layers.append(nn.Linear(wide, narrow, bias=config.bias is not False))
+            layers.append(nn.Linear(wide, narrow, bias=config.bias in (True, "hidden")))
             if config.norm == "batch":
                 layers.append(nn.BatchNorm1d(narrow))
             layers.append(_ACTIVATIONS[config.act]())
-        layers.append(nn.Linear(widths[-1], config.out, bias=config.bias is True))
+        layers.append(nn.Linear(widths[-1], config.out, bias=config.bias in (True, "last")))
         layers += _ending(config.end, config.out)
         self.layers = nn.Sequential(*layers)
         if config.init is not None:
