@@ -76,7 +76,9 @@ class RandomMask(Mask, use="random_mask"):
     """Hide places at random, as many in every image (MAE, section 3).
 
     Of N places int(N (1 - ratio)) stay visible, in floating point as in the published code. A draw
-    is a function of seed, node, view and sample position. In evaluation nothing is hidden.
+    is a function of seed, node, view and sample position; with `same: batch` of the first position
+    of each forward pass, so that all its images hide the same places (MSN's code, which draws one
+    mask in each process). In evaluation nothing is hidden.
 
     Shapes: image V B C H W -> mask V B N, true where hidden, N in raster order; visible is its
     complement, a mask that hides what `mask` leaves.
@@ -89,9 +91,11 @@ class RandomMask(Mask, use="random_mask"):
 
         Attributes:
             ratio: Share of the places that is hidden.
+            same: Whether each image has a mask of its own, or all of a batch have one.
         """
 
         ratio: Share = 0.75
+        same: Literal["image", "batch"] = "image"
 
     @classmethod
     def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
@@ -107,6 +111,13 @@ class RandomMask(Mask, use="random_mask"):
         self.count = self.mask_counts(self.config, places)["mask"].fewest
         if self.count == 0:
             raise _all_hidden(f"{self.config.ratio} of them", ("ratio",), places)
+
+    def forward(self, image: Tensor, position: Tensor) -> Any:
+        """Masks of a batch of images, and their complements."""
+        if self.config.same == "image":
+            return super().forward(image, position)
+        one = super().forward(image, position[:, :1])
+        return self.Outputs(*(mask.repeat(1, image.shape[1], 1) for mask in one))
 
     def _drawn(self, draws: Draws) -> Tensor:
         order = draws.permutation("order", math.prod(self.grid))

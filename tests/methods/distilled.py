@@ -44,7 +44,7 @@ def in_float64(name: str, changes: dict[str, Any], seed: int, run: Horizon, **ho
     for _, node in method.nodes.items():
         for part in node.timed().values():
             for key in part._exact:
-                value = getattr(part.config, key)
+                value = getattr(part.config, key, None)
                 if value is not None:
                     number = getattr(part, key).double()
                     setattr(part, key, number.fill_(value) if isinstance(value, float) else number)
@@ -88,7 +88,7 @@ def require_equal(pairs: Pairs, tolerance: float = 1e-6) -> None:
     """See that tensors differ by rounding alone, relative to their norm."""
     for ours, theirs in pairs:
         assert ours.shape == theirs.shape
-        assert (ours - theirs).norm() <= tolerance * theirs.norm() + 1e-12
+        assert (ours - theirs).norm() <= tolerance * theirs.norm() + 1e-10
 
 
 def require_equal_gradients(pairs: Pairs, longer: float = 0.0) -> int:
