@@ -13,6 +13,9 @@ from torch.nn import functional
 from sslgraph.nodes.base import Node
 from sslgraph.ports import Identities, In, Member, Out, Ports
 
+_ROUNDING = 8
+"""By how many times the precision of a number the length of a unit row may be off."""
+
 Scale = Literal["fixed", "learned", "unit", "none"]
 
 
@@ -101,4 +104,6 @@ class Prototypes(Node, use="prototypes"):
         """Put the rows of `unit` back to length 1."""
         super().constrain()
         if self.config.scale == "unit" and self.config.count is not None:
-            self.v.copy_(functional.normalize(self.v, dim=1))
+            off = (self.v.norm(dim=1, keepdim=True) - 1).abs()
+            kept = off <= _ROUNDING * torch.finfo(self.v.dtype).eps  # frozen ones stay to the bit
+            self.v.copy_(torch.where(kept, self.v, functional.normalize(self.v, dim=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.losses.base import at_least_float32, exact
 from sslgraph.nodes.ranks import max_over_ranks, sum_over_ranks
-from sslgraph.ports import In, Member, Out, Ports
+from sslgraph.ports import Identities, In, Member, Out, Ports
 from sslgraph.schedules import Bounds, Number
 
 
@@ -77,6 +78,13 @@ class Sinkhorn(Node, use="sinkhorn"):
         x, extra = In(kind, "V B ... K"), In(kind, "V Q K", optional=True)
         x.name, extra.name = "x", "extra"
         return Ports({**declared.inputs, "x": x, "extra": extra}, declared.outputs)
+
+    @classmethod
+    def identities(
+        cls, name: str, config: Any, inputs: Mapping[str, Identities]
+    ) -> Mapping[str, Identities]:
+        """Each row is assigned for the crop that it came from, whatever was assigned along."""
+        return {"y": inputs.get("x", ())}
 
     def forward(
         self,
