@@ -1,0 +1,132 @@
+"""NNCLR as a graph against NNCLR written by hand, and the numbers of its recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslgraph
+from sslgraph.checking import report
+from sslgraph.method import Method
+from tests.methods.joint import BATCH, RUN, in_float64, pictures, require_equal_steps
+from tests.methods.nnclr_by_hand import Nnclr
+from tests.methods.simclr_by_hand import make_views
+
+SEED = 11
+SMALL: dict[str, Any] = {
+    "vars.arch": "test_resnet",
+    "vars.size": 24,
+    "vars.hidden": 16,
+    "vars.dim": 12,
+    "vars.predictor": 20,
+    "vars.queue": 20,  # no multiple of the batch: the third step wraps round
+    "train.batch_size": BATCH,
+    "train.lr.warmup": "1 step",
+    "train.lr.base": 32.0,  # large steps, so that neighbours change
+}
+VIEW = {
+    "size": 24,
+    "crop": (0.08, 1.0),
+    "interpolation": "bicubic",
+    "jitter": (0.8, 0.8, 0.8, 0.2),
+    "blur": (0.1, 2.0),
+}
+A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
+B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
+Q4 = [[0.5**0.5, 0.5**0.5], [-(0.5**0.5), 0.5**0.5], [0.0, -1.0], [1.0, 0.0]]
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return pictures(BATCH, 28)
+
+
+@pytest.fixture
+def method() -> Method:
+    return in_float64("nnclr", SMALL, SEED)
+
+
+@pytest.fixture
+def by_hand(method: Method) -> Nnclr:
+    nodes: Any = method.nodes
+    hand = Nnclr("test_resnet", nodes["projector"].layers[0].in_features, 16, 12, 20)
+    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
+    hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
+    hand.predictor.load_state_dict(nodes["predictor"].layers.state_dict())
+    hand = hand.double().train()
+    # a node holds its temperature in float32
+    hand.begin(
+        nodes["queue"].rows[0], 32 * BATCH / 256, RUN.total_steps, 1, float(torch.tensor(0.1))
+    )
+    return hand
+
+
+def pairs(method: Method, hand: Nnclr) -> list[Any]:
+    nodes: Any = method.nodes
+    return [
+        (nodes["encoder"].model, hand.encoder),
+        (nodes["projector"].layers, hand.projector),
+        (nodes["predictor"].layers, hand.predictor),
+    ]
+
+
+def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
+    index = {"index": torch.arange(BATCH)}
+    made = method.run({"batch.image": images}, ["views"], index)["views"]
+    views = make_views(images.float() / 255, SEED, "views", VIEW)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = ((views - mean.view(3, 1, 1)) / std.view(3, 1, 1)).double()
+    assert torch.allclose(made.flatten(0, 1), expected, rtol=0, atol=1e-6)
+
+
+def test_four_steps_are_equal(method: Method, by_hand: Nnclr, images: Tensor) -> None:
+    """Loss, gradients, weights and the queue; the first step of the warm-up has the rate 0."""
+    require_equal_steps(method, by_hand, pairs(method, by_hand), images, SEED, steps=4)
+    queue: Any = method.nodes["queue"]
+    assert queue.place.item() == 4 * BATCH % 20
+    oldest_first = queue.rows[0].roll(-queue.place.item(), 0)
+    torch.testing.assert_close(oldest_first, torch.stack(by_hand.rows), rtol=1e-7, atol=1e-9)
+
+
+def test_a_queue_that_is_written_first_is_seen(by_hand: Nnclr, images: Tensor) -> None:
+    """The comparison can fail: a row that finds itself has another loss."""
+    other: Any = in_float64("nnclr", SMALL, SEED)
+    batch = {"image": images, "index": torch.arange(BATCH)}
+    made = other.run({}, ["projector", "views"], batch)
+    written = torch.nn.functional.normalize(made["projector"][0].detach(), dim=-1)
+    by_hand.rows = [*by_hand.rows[BATCH:], *written]
+    assert abs(other(batch).loss.item() - by_hand(*made["views"]).item()) > 1e-2
+
+
+def test_only_the_predictions_learn(method: Method) -> None:
+    """3.002588 for the vectors of the recipe; neither look-up nor memory gets a gradient."""
+    p = torch.tensor([A, B], dtype=torch.float64).requires_grad_()
+    z = p.detach().clone().requires_grad_()
+    bank = torch.tensor([Q4], dtype=torch.float64).requires_grad_()
+    loss = method.run({"projector": z, "predictor": p, "queue": bank}, ["loss"])["loss"]
+    assert loss.item() == pytest.approx(3.002588, abs=1e-6)
+    loss.backward()
+    assert z.grad is None
+    assert bank.grad is None
+    assert p.grad is not None
+    assert (p.grad.abs().sum(-1) > 0).all()  # negatives learn too
+    scaled = method.run({"projector": z * 7, "predictor": p, "queue": bank}, ["loss"])["loss"]
+    assert scaled.item() == pytest.approx(loss.item())
+
+
+def test_sizes_of_the_published_heads() -> None:
+    sizes = report(sslgraph.load("nnclr")).sizes
+    assert sizes is not None
+    assert sizes.parameters["encoder"] == 23_508_032
+    assert sizes.parameters["projector"] == 8_921_600
+    assert sizes.parameters["predictor"] == 2_109_696
+    assert sizes.shapes["queue", "items"] == (1, 98304, 256)
+
+
+def test_the_learning_rate_of_the_recipe() -> None:
+    spec = sslgraph.load("nnclr").train
+    assert spec.lr.scaled(spec.batch_size) == pytest.approx(4.8)
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("lars", 1e-6, ["bias", "norm"])

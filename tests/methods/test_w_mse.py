@@ -1,0 +1,143 @@
+"""W-MSE as a graph against W-MSE written by hand, and the numbers of its recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslgraph
+from sslgraph.checking import report
+from sslgraph.method import Method
+from sslgraph.train.rates import Horizon, learning_rate
+from tests.methods.joint import BATCH, in_float64, pictures, require_equal_steps
+from tests.methods.simclr_by_hand import Sample, mix, text_key
+from tests.methods.w_mse_by_hand import WMse, make_view
+
+SEED = 12
+SMALL: dict[str, Any] = {
+    "vars.arch": "test_resnet",
+    "vars.size": 24,
+    "vars.hidden": 16,
+    "vars.dim": 2,
+    "vars.part": 4,
+    "train.batch_size": BATCH,
+    "train.lr.warmup": "1 step",
+    "train.lr.shape.at": ["1 epochs", "3 steps"],
+}
+RATES = [0.0, 2e-3, 4e-4, 8e-5]
+X = [[1, 2], [2, 1], [4, 3], [0, 5], [3, 3]]
+Y = [[1, 1], [2, 2], [5, 3], [1, 4], [2, 3]]
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return pictures(BATCH, 28)
+
+
+def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, list[Any]]:
+    """The method and the same by hand, with equal weights."""
+    method = in_float64("w_mse", {**SMALL, **changes}, SEED)
+    nodes: Any = method.nodes
+    hand = WMse("test_resnet", nodes["projector"].layers[0].in_features, 16, 2)
+    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
+    hand.head.load_state_dict(nodes["projector"].layers.state_dict())
+    hand = hand.double().train()
+    hand.begin(4, SEED, iterations, RATES)
+    modules = [
+        (nodes["encoder"].model, hand.encoder),
+        (nodes["projector"].layers, hand.head),
+    ]
+    return method, hand, modules
+
+
+def test_views_are_those_of_the_documented_formula(images: Tensor) -> None:
+    method = in_float64("w_mse", SMALL, SEED)
+    index = {"index": torch.arange(BATCH)}
+    made = method.run({"batch.image": images}, ["views"], index)["views"]
+    expected = [
+        make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 24)
+        for view in range(2)
+        for place, image in enumerate(images.float() / 255)
+    ]
+    assert torch.allclose(made.flatten(0, 1), torch.stack(expected).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "iterations"),
+    [({}, 1), ({"vars.views": 4}, 1), ({"nodes.white.iterations": 3}, 3)],
+    ids=["two views", "four views", "three iterations"],
+)
+def test_four_steps_are_equal(changes: dict[str, Any], iterations: int, images: Tensor) -> None:
+    """With Adam, warm-up and both drops of its rate."""
+    method, hand, modules = both(changes, iterations)
+    require_equal_steps(method, hand, modules, images, SEED, steps=4)
+
+
+def test_parts_of_each_view_alone_are_seen(images: Tensor) -> None:
+    """The comparison can fail: whitening the whole batch as one part is another loss."""
+    method, hand, _ = both({"vars.part": 8})
+    batch = {"image": images, "index": torch.arange(BATCH)}
+    views = method.run({}, ["views"], batch)["views"]
+    assert abs(method(batch).loss.item() - hand(*views).item()) > 1e-2
+
+
+def test_the_golden_loss(images: Tensor) -> None:
+    """0.392609 for one part of five rows; equal views have no distance."""
+    method = in_float64("w_mse", {**SMALL, "vars.part": 5, "train.batch_size": 5}, SEED)
+    z = torch.tensor([X, Y], dtype=torch.float64)
+    data = {"index": torch.arange(5)}
+    assert method.run({"projector": z}, ["loss"], data)["loss"].item() == pytest.approx(
+        0.392609, abs=1e-6
+    )
+    same = method.run({"projector": z[[0, 0]]}, ["loss"], data)["loss"]
+    assert same.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_gradient_reaches_both_views(images: Tensor) -> None:
+    method = in_float64("w_mse", SMALL, SEED)
+    z = torch.randn(2, BATCH, 2, dtype=torch.float64).requires_grad_()
+    loss = method.run({"projector": z}, ["loss"], {"index": torch.arange(BATCH)})["loss"]
+    loss.backward()
+    assert z.grad is not None
+    assert (z.grad.abs().sum((1, 2)) > 1e-3).all()
+
+
+def test_without_whitening_the_check_warns() -> None:
+    wires = {"nodes.loss.in": {"prediction": "projector", "target": "projector"}}
+    problems = sslgraph.check(sslgraph.load("w_mse", set={**SMALL, **wires, "nodes.white": None}))
+    assert "W501" in {problem.code for problem in problems}
+
+
+@pytest.mark.parametrize(("change", "place"), [({"vars.part": 2}, "size"), ({"vars.part": 3}, "")])
+def test_parts_that_can_not_be_are_found(change: dict[str, Any], place: str) -> None:
+    """Two rows have no covariance in two dimensions; eight images are no parts of three."""
+    (problem,) = sslgraph.check(sslgraph.load("w_mse", set={**SMALL, **change}))
+    assert problem.severity == "error"
+    assert "whiten" in problem.span.text or "white" in problem.span.text
+
+
+def test_sizes_of_the_published_networks() -> None:
+    sizes = report(sslgraph.load("w_mse")).sizes
+    assert sizes is not None
+    assert sizes.parameters["encoder"] == 11_176_512
+    assert sizes.parameters["projector"] == 658_560
+
+
+def test_the_learning_rate_of_the_recipe() -> None:
+    """500 steps of warm-up; a fifth of the rate 50 and 25 epochs before the end."""
+    spec = sslgraph.load("w_mse").train
+    horizon = Horizon(240 * 247, 247)
+    for step, expected in (
+        (250, 1e-3),
+        (500, 2e-3),
+        (190 * 247 - 1, 2e-3),
+        (190 * 247, 4e-4),
+        (215 * 247 - 1, 4e-4),
+        (215 * 247, 8e-5),
+    ):
+        found = learning_rate(spec.lr, spec.batch_size, step, horizon)
+        assert found == pytest.approx(expected)
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("adam", 1e-6, [])
