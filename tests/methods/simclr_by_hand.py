@@ -65,9 +65,9 @@ class Sample:
 def crop(image: Tensor, draw: Sample, low: float, high: float, size: int, mode: str) -> Tensor:
     """Random resized crop of one image, C H W -> C size size."""
     height, width = image.shape[1:]
-    box = _box(draw, low, high, height, width)
+    top, left, tall, wide = box(draw, low, high, height, width)
     places = []
-    for start, length, whole in ((box[0], box[2], height), (box[1], box[3], width)):
+    for start, length, whole in ((top, tall, height), (left, wide, width)):
         centres = (torch.arange(size) + 0.5) * length / size
         inside = centres.clamp(min=0.5).clamp(max=length - 0.5)
         places.append((start + inside) * (2 / whole) - 1)
@@ -84,9 +84,10 @@ def crop(image: Tensor, draw: Sample, low: float, high: float, size: int, mode: 
     return view.clamp(0, 1) if mode == "bicubic" else view
 
 
-def _box(
+def box(
     draw: Sample, low: float, high: float, height: int, width: int
 ) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part of an image."""
     bounds = math.log(3 / 4), math.log(4 / 3)
     for attempt in range(10):
         share = draw.uniform("crop/0/area", lane=attempt).double() * (high - low) + low
