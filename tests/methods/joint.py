@@ -51,7 +51,7 @@ def in_float64(name: str, changes: dict[str, Any], seed: int, **how: Any) -> Met
     for _, node in method.nodes.items():
         for key, value in node.config:
             if isinstance(value, float) and isinstance(getattr(node, key, None), Tensor):
-                getattr(node, key).fill_(value)
+                setattr(node, key, torch.tensor(value, dtype=torch.float64))
     method.clock.set(total_steps=RUN.total_steps, steps_per_epoch=RUN.steps_per_epoch)
     return method
 

@@ -1,0 +1,157 @@
+"""MoCo v1 as a graph against MoCo v1 written by hand, and the numbers of its recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sslgraph
+from sslgraph.checking import report
+from sslgraph.method import Method
+from sslgraph.train.rates import Horizon, learning_rate
+from tests.methods.joint import in_float64, pictures, updater_of
+from tests.methods.moco_v1_by_hand import MocoV1, make_views, recipe_rate
+from tests.methods.moco_v2_by_hand import shuffle
+
+SEED, BATCH, QUEUE = 9, 12, 20
+SMALL: dict[str, Any] = {
+    "vars.arch": "test_resnet",
+    "vars.size": 24,
+    "vars.dim": 16,
+    "vars.queue": QUEUE,  # no multiple of the batch: the second step wraps round
+    "vars.groups": 3,
+    "vars.momentum": 0.9,
+    "train.batch_size": BATCH,
+    "train.lr.shape": {"times": 0.1, "at": ["1 epoch", "2 epochs"]},
+}
+PEAK = 0.03 * BATCH / 256
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return pictures(BATCH, 28)
+
+
+@pytest.fixture
+def method() -> Method:
+    return in_float64("moco_v1", SMALL, SEED)
+
+
+@pytest.fixture
+def by_hand(method: Method) -> MocoV1:
+    nodes: Any = method.nodes
+    hand = MocoV1("test_resnet", nodes["projector"].layers[0].in_features, 16)
+    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
+    hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
+    # of unit length to the last bit of float64, as the loss makes them
+    rows = nn.functional.normalize(nodes["queue"].rows[0], dim=-1)
+    hand = hand.double()
+    hand.begin(rows, groups=3, temperature=0.07)
+    return hand.train()
+
+
+def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
+    index = {"index": torch.arange(BATCH)}
+    made = method.run({"batch.image": images}, ["views"], index)["views"]
+    expected = make_views(images.float() / 255, SEED, "views", 24).double()
+    assert torch.allclose(made, expected, rtol=0, atol=1e-6)
+
+
+def test_five_steps_are_equal(method: Method, by_hand: MocoV1, images: Tensor) -> None:
+    """Loss, gradients, both networks and the queue, over both drops of the learning rate."""
+    updater, nodes = updater_of(method, SEED), dict[str, Any](method.nodes.items())
+    trained = [*by_hand.encoder.parameters(), *by_hand.projector.parameters()]
+    descent = torch.optim.SGD(trained, PEAK, momentum=0.9, weight_decay=1e-4)
+    for step in range(5):
+        batch = {"image": images, "index": torch.arange(BATCH) + step * BATCH}
+        views = method.run({"batch.image": images}, ["views"], batch)["views"]
+        theirs = by_hand(views[0], views[1], shuffle(SEED, "key.encoder", step, BATCH))
+        descent.zero_grad()
+        theirs.backward()
+        done = updater.begin([batch], step)
+        torch.testing.assert_close(done.loss, theirs.detach(), rtol=1e-7, atol=0)
+        for name, ours, other in _pairs(nodes, by_hand):
+            assert ours.grad is not None, name
+            assert _close(ours.grad, other.grad), name
+        descent.param_groups[0]["lr"] = PEAK * 0.1 ** (step // 2)
+        descent.step()
+        assert updater.finish(done) == ""
+        by_hand.follow(0.9)
+        for name, ours, other in [*_pairs(nodes, by_hand), *_slow(nodes, by_hand)]:
+            assert _close(ours, other), name
+        assert _close(nodes["queue"].rows[0], by_hand.queue)
+
+
+def test_another_temperature_is_seen(by_hand: MocoV1, images: Tensor) -> None:
+    """The comparison can fail: that of MoCo v2."""
+    method = in_float64("moco_v1", {**SMALL, "nodes.loss.temperature": 0.2}, SEED)
+    batch = {"image": images, "index": torch.arange(BATCH)}
+    views = method.run({"batch.image": images}, ["views"], batch)["views"]
+    theirs = by_hand(views[0], views[1], shuffle(SEED, "key.encoder", 0, BATCH))
+    loss: Any = method(batch).loss
+    assert not torch.allclose(loss, theirs, rtol=1e-2)
+
+
+def test_only_the_first_view_asks() -> None:
+    """The loss is not symmetrised: one pair."""
+    plan = report(sslgraph.load("moco_v1", set=SMALL)).plan
+    assert plan is not None
+    assert len(plan.step("loss").pairs) == 1
+
+
+@pytest.mark.parametrize(("negative", "value"), [(1.0, 11.090370), (0.0, 0.040135)])
+def test_the_loss_of_equal_and_of_told_apart_keys(negative: float, value: float) -> None:
+    """The published queue: ln 65537 where nothing is told apart."""
+    method = in_float64("moco_v1", {**SMALL, "vars.queue": 65536}, SEED)
+    query = torch.eye(16, dtype=torch.float64)[:1].expand(1, BATCH, 16)
+    queue: Any = method.nodes["queue"]
+    with torch.no_grad():
+        queue.rows.zero_()[..., 0 if negative else 1] = 1
+    found = method.run({"projector": query, "key": query}, ["loss"])["loss"]
+    assert found.item() == pytest.approx(value, abs=1e-6)
+    assert math.log(65537) == pytest.approx(11.090370, abs=1e-6)
+
+
+def test_sizes_of_the_published_networks() -> None:
+    sizes = report(sslgraph.load("moco_v1")).sizes
+    assert sizes is not None
+    assert sizes.parameters["encoder"] == 23_508_032
+    assert sizes.parameters["projector"] == 262_272
+    assert sizes.parameters["key"] == 23_508_032 + 262_272
+    assert sizes.shapes["queue", "items"] == (1, 65536, 128)
+
+
+def test_the_learning_rate_of_the_recipe() -> None:
+    spec = sslgraph.load("moco_v1").train
+    horizon = Horizon(200 * 5004, 5004)
+    for epoch in (0, 119, 120, 159, 160, 199):
+        for step in (epoch * 5004, epoch * 5004 + 5003):
+            found = learning_rate(spec.lr, spec.batch_size, step, horizon)
+            assert found == pytest.approx(recipe_rate(epoch), rel=1e-12)
+    assert (spec.weight_decay, spec.no_decay, spec.momentum) == (1e-4, [], 0.9)
+
+
+def _close(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and torch.allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def _pairs(nodes: dict[str, Any], hand: MocoV1) -> Any:
+    yield from _named("encoder", nodes["encoder"].model, hand.encoder)
+    yield from _named("projector", nodes["projector"].layers, hand.projector)
+
+
+def _slow(nodes: dict[str, Any], hand: MocoV1) -> Any:
+    members = nodes["key"].members
+    yield from _named("key.encoder", members["encoder"].model, hand.slow_encoder)
+    yield from _named("key.projector", members["projector"].layers, hand.slow_projector)
+
+
+def _named(node: str, ours: nn.Module, theirs: nn.Module) -> Any:
+    names = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        yield f"{node}.{name}", parameter, names.pop(name)
+    assert not names
