@@ -31,6 +31,7 @@ from sslgraph.nodes.base import Node
 from sslgraph.nodes.batch_norm import BatchNorm
 from sslgraph.plan import Plan, Step
 from sslgraph.proving.given import EPOCH, Given, fed, make_given
+from sslgraph.proving.pool import OnRanks
 from sslgraph.proving.result import ProofError
 from sslgraph.spec import Graph
 
@@ -55,17 +56,23 @@ class Case:
         plan: Its plan.
         sizes: What the meta run found.
         batch: Images of a batch.
+        on_ranks: Runs functions in two processes; None to start some where they are needed.
     """
 
     graph: Graph
     plan: Plan
     sizes: Sizes
     batch: int
+    on_ranks: OnRanks | None = None
     _given: dict[int, Given] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph) -> Case:
+    def of(cls, graph: Graph, on_ranks: OnRanks | None = None) -> Case:
         """The case of a graph.
+
+        Args:
+            graph: The graph.
+            on_ranks: Runs functions in two processes.
 
         Raises:
             GraphError: The graph has errors.
@@ -80,7 +87,7 @@ class Case:
         if wrong or found.plan is None or found.sizes is None:
             raise GraphError(tuple(wrong))
         _refuse_large(graph, counter.get_total_flops() * batch / META_BATCH)
-        return cls(graph, found.plan, found.sizes, batch)
+        return cls(graph, found.plan, found.sizes, batch, on_ranks)
 
     # -- what is fed ------------------------------------------------------------------------------
 

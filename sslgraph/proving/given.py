@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sslgraph.check_sizes import META_BATCH, TEXT_LENGTH
 from sslgraph.checks.references import DATA, Port
@@ -72,7 +74,7 @@ def entries(plan: Plan) -> list[Port]:
 def make_given(
     plan: Plan, shapes: Mapping[Port, tuple[int, ...]], batch: int, number: int
 ) -> Given:
-    """Batch `number` of a tiny data set: normal numbers as views, float64.
+    """Batch `number` of a tiny data set: coloured patches and noise as views, float64.
 
     Args:
         plan: The plan.
@@ -85,7 +87,7 @@ def make_given(
     for port in entries(plan):
         count, images, *rest = shapes[port]
         assert images == META_BATCH
-        views[port] = torch.randn(count, batch, *rest, generator=generator, dtype=torch.float64)
+        views[port] = _pictures((count, batch, *rest), generator)
     side = plan.canvas()
     image = torch.rand(
         batch,
@@ -106,6 +108,13 @@ def make_given(
             made[name] = position if name == "index" else position % (EPOCH * batch)
     assert set(made) == set(BATCH)
     return Given(views, made)
+
+
+def _pictures(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise over large patches of colour, since noise alone has one mean for all images."""
+    coarse = torch.randn(math.prod(shape[:2]), shape[2], 4, 4, generator=generator)
+    patches = functional.interpolate(coarse, shape[-2:], mode="nearest").view(shape)
+    return patches.double() + torch.randn(shape, generator=generator, dtype=torch.float64) / 2
 
 
 @contextmanager
@@ -147,10 +156,12 @@ class Call:
     Args:
         args: Its inputs in declared order, None where unplugged.
         outputs: Its outputs by name, as they were handed out.
+        kept: What they were then.
     """
 
     args: tuple[Tensor | None, ...]
     outputs: dict[str, Tensor]
+    kept: dict[str, Tensor]
 
 
 @contextmanager
@@ -163,7 +174,9 @@ def watched(method: Method, names: Iterable[str]) -> Iterator[dict[str, Call]]:
         def look(module: Any, args: tuple[Any, ...], result: Any) -> None:
             ports = list(module.declaration.outputs)
             parts = (result,) if len(ports) == 1 else tuple(result)
-            calls[name] = Call(args, dict(zip(ports, parts, strict=True)))
+            outputs = dict(zip(ports, parts, strict=True))
+            kept = {port: value.detach().clone() for port, value in outputs.items()}
+            calls[name] = Call(args, outputs, kept)
 
         handles.append(method.nodes[name].register_forward_hook(look))
 

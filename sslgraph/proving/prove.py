@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 
 from sslgraph.errors import GraphError, did_you_mean
+from sslgraph.proving.accumulation import accumulation
 from sslgraph.proving.case import Case
+from sslgraph.proving.copies import copies
 from sslgraph.proving.evaluation import evaluation, randomness
 from sslgraph.proving.images import image_order
+from sslgraph.proving.levels import loss_levels
 from sslgraph.proving.masks import masked_places
+from sslgraph.proving.memory import reads_before_writes
+from sslgraph.proving.numbers import autocast, compiled
+from sslgraph.proving.pool import OnRanks, Pool
+from sslgraph.proving.processes import processes
 from sslgraph.proving.result import BrokenError, InapplicableError, Result
+from sslgraph.proving.saved import state_dict, walked
 from sslgraph.proving.stops import stopped_gradients, trained_gradients
 from sslgraph.proving.views import view_order, view_pairs
 from sslgraph.spec import Graph
@@ -24,8 +33,17 @@ PROPERTIES: Mapping[str, Property] = {
     "view_order": view_order,
     "view_pairs": view_pairs,
     "masked_places": masked_places,
+    "copies": copies,
+    "reads_before_writes": reads_before_writes,
+    "accumulation": accumulation,
+    "processes": processes,
+    "loss_levels": loss_levels,
     "randomness": randomness,
     "evaluation": evaluation,
+    "state_dict": state_dict,
+    "walked": walked,
+    "autocast": autocast,
+    "compiled": compiled,
 }
 """Name of each property -> its proof: gives the figure found, or raises."""
 
@@ -48,6 +66,7 @@ def prove(
     graph: Graph,
     properties: Iterable[str] | None = None,
     *,
+    on_ranks: OnRanks | None = None,
     begun: Callable[[str], None] | None = None,
     done: Callable[[Result], None] | None = None,
 ) -> list[Result]:
@@ -56,6 +75,7 @@ def prove(
     Args:
         graph: The graph, as small as a preset or `set` makes it.
         properties: Names of properties; all if None.
+        on_ranks: Runs functions in two processes, such as a `Pool`; None starts one for this proof.
         begun: Called with the name of each property before its proof.
         done: Called with each result.
 
@@ -68,16 +88,25 @@ def prove(
         ValueError: There is no property of a name.
     """
     wanted = chosen(properties)
-    case = Case.of(graph)
-    results = []
-    for name in wanted:
-        if begun:
-            begun(name)
-        result = proved(case, name)
-        results.append(result)
-        if done:
-            done(result)
-    return results
+    case = Case.of(graph, on_ranks)
+    with ExitStack() as stack:
+        if on_ranks is None and processes.__name__ in wanted:
+            case.on_ranks = stack.enter_context(Pool())  # starts while other properties are proved
+        return [_shown(case, name, begun, done) for name in wanted]
+
+
+def _shown(
+    case: Case,
+    name: str,
+    begun: Callable[[str], None] | None,
+    done: Callable[[Result], None] | None,
+) -> Result:
+    if begun:
+        begun(name)
+    result = proved(case, name)
+    if done:
+        done(result)
+    return result
 
 
 def proved(case: Case, name: str) -> Result:

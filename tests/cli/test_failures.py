@@ -35,8 +35,8 @@ def failing(failure: BaseException) -> click.Group:
         ("my.yaml", "'my.yaml' is a method, not a command: sslgraph run my.yaml"),
         (
             "zzz",
-            "no command 'zzz'; the commands are run, check, list, show, diff, draw, describe, "
-            "nodes, new, schema",
+            "no command 'zzz'; the commands are run, check, prove, list, show, diff, draw, "
+            "describe, nodes, new, schema",
         ),
     ],
 )

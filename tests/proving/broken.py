@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.losses.base import Loss
 from sslgraph.nodes.losses.pairs import PairLoss
+from sslgraph.nodes.ranks import world_size
+from sslgraph.nodes.teachers import Ema
 from sslgraph.ports import In, Out
 from sslgraph.proving import Result, prove
+from sslgraph.proving.pool import OnRanks
 from sslgraph.spec import Graph
 from tests import toys
 
@@ -190,6 +194,208 @@ class Unsteady(Node, use="broken_unsteady"):
         return x * self.calls
 
 
+class LateCopy(Ema, use="broken_late_copy"):
+    """Follows what its originals were a step ago."""
+
+    def build(self) -> None:
+        super().build()
+        self.late = [
+            weight.detach().clone() for node in self._originals for weight in node.parameters()
+        ]
+
+    def write(self) -> None:
+        weights = [weight for node in self._originals for weight in node.parameters()]
+        for own, late in zip(self.members.parameters(), self.late, strict=True):
+            own.data.lerp_(late.to(own.dtype), 1 - float(self.momentum))
+        self.late = [weight.detach().clone() for weight in weights]
+
+
+class OtherStart(Ema, use="broken_start"):
+    """Begins unlike its original."""
+
+    def build(self) -> None:
+        super().build()
+        for weight in self.members.parameters():
+            weight.data.add_(0.1)
+
+
+class Eager(Node, use="broken_eager"):
+    """Subtracts the mean of all batches, this one too."""
+
+    x = In("embedding", "V B D", at="both")
+    y = Out("embedding", "V B D")
+    writes = "batch"
+
+    mean: Tensor
+
+    def build(self, D: int) -> None:
+        self.register_buffer("mean", torch.zeros(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean((0, 1)), 0.5)
+        return x - self.mean
+
+    def write(self, x: Tensor) -> None:
+        pass
+
+
+class Peeking(toys.Memory, use="broken_peeking"):
+    """Hands out its rows themselves, which the write then changes."""
+
+    def forward(self) -> Tensor:
+        return self.items_kept
+
+
+class Ahead(Node, use="broken_ahead"):
+    """Remembers its own last input in forward, where no buffer shows it."""
+
+    x = In("embedding", "V B D", at="both")
+    y = Out("embedding", "V B D")
+    writes = "batch"
+
+    def build(self) -> None:
+        self.seen = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += float(x.detach().mean()) if x.device.type != "meta" else 0.0
+        return x + self.seen
+
+    def write(self, x: Tensor) -> None:
+        pass
+
+
+class Forgetful(Node, use="broken_forgetful"):
+    """Adds how many batches it saw, which no state dict holds."""
+
+    x = In("embedding", "V B D", at="both")
+    y = Out("embedding", "V B D")
+    writes = "batch"
+
+    count: Tensor
+
+    def build(self) -> None:
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + self.count)
+
+    def write(self, x: Tensor) -> None:
+        self.count.add_(1)
+
+
+class Moody(Node, use="broken_moody"):
+    """Gives something else at every call, counted over all of its kind."""
+
+    calls = 0
+
+    x = In("embedding", "... D")
+    y = Out("embedding", "... D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).calls += 1
+        return x + type(self).calls
+
+
+class Total(Loss, use="broken_total"):
+    """Sums over the images of a batch."""
+
+    x = In("embedding", "V B D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum()
+
+
+class OwnMean(Node, use="broken_own_mean"):
+    """Subtracts the mean of the batch, of this process's images, and does not say so."""
+
+    x = In("embedding", "V B D")
+    y = Out("embedding", "V B D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean((0, 1))
+
+
+class OnlyAlone(Node, use="broken_only_alone"):
+    """Fails where several processes train together."""
+
+    x = In("embedding", "... D")
+    y = Out("embedding", "... D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if world_size() > 1:
+            raise RuntimeError("not among others")
+        return x
+
+
+class SaidMean(OwnMean, use="toy_said_mean"):
+    """The same, and says whose images it looks at."""
+
+    class Config(Node.Config):
+        ranks: str = "own"
+
+
+class OwnMemory(toys.Memory, use="broken_own_memory"):
+    """Stores the keys of its own process only."""
+
+    gathers = {}
+
+
+class Levels(Loss, use="broken_levels"):
+    """Mean square of an embedding, with levels of its own choice."""
+
+    x = In("embedding", "V B D")
+
+    class Config(Node.Config):
+        low: float | None = None
+        none: float | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 + (x - x.mean(1, keepdim=True)).square().mean()
+
+    def floor(self, sizes: Mapping[str, int]) -> float | None:
+        low: float | None = self.config.low
+        return low
+
+    def chance(self, sizes: Mapping[str, int]) -> float | None:
+        none: float | None = self.config.none
+        return none
+
+
+class Narrow(Loss, use="broken_narrow"):
+    """Divides by a difference that bfloat16 does not see."""
+
+    x = In("embedding", "V B D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = nn.functional.normalize(x.flatten(0, 1), dim=-1)
+        return (1 / (1 + 1e-4 - (z @ z.T).diagonal())).mean()
+
+
+class Shortcut(Node, use="broken_shortcut"):
+    """Does something else when compiled."""
+
+    x = In("embedding", "... D")
+    y = Out("embedding", "... D")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if torch.compiler.is_compiling() else x
+
+
+class Constant(Node, use="broken_constant"):
+    """Counts its calls in a number of Python's, so each step is compiled anew."""
+
+    x = In("embedding", "... D")
+    y = Out("embedding", "... D")
+
+    def build(self) -> None:
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
 def with_node(use: str, **settings: Any) -> Graph:
     """Two views through a layer and a node of this type, into a loss with negatives."""
     nodes: Nodes = {
@@ -205,16 +411,22 @@ def with_loss(use: str, **settings: Any) -> Graph:
     return toys.graph({**toys.TWO_VIEWS, "loss": {"use": use, "in": "head", **settings}})
 
 
-def with_pairs(use: str, **settings: Any) -> Graph:
-    """Two views through a layer, compared with what a stop lets through of them."""
+def with_pairs(use: str, of: str = "toy_scale", **settings: Any) -> Graph:
+    """Two views through layers, compared with what a stop lets through of them."""
     return toys.graph(
         {
             **toys.TWO_VIEWS,
             "still": {"use": "stop_grad", "in": "head"},
-            "guess": {"use": "toy_scale", "in": "head"},
+            "guess": {"use": of, "in": "head"},
             "loss": {"use": use, "in": {"prediction": "guess", "target": "still"}, **settings},
         }
     )
+
+
+def with_two(use: str, **settings: Any) -> Graph:
+    """Two views through a layer into a loss that compares the one with the other."""
+    both = {"x": "head.0", "y": "head.1"}
+    return toys.graph({**toys.TWO_VIEWS, "loss": {"use": use, "in": both, **settings}})
 
 
 def with_mask(use: str) -> Graph:
@@ -229,21 +441,51 @@ def with_mask(use: str) -> Graph:
     )
 
 
-def one(graph: Graph, name: str) -> Result:
+def with_copy(use: str) -> Graph:
+    """What one view gives is to be what a slow copy gives of the other, and unlike other images."""
+    return toys.graph(
+        {
+            **toys.TWO_VIEWS,
+            "slow": {
+                "use": use,
+                "of": ["pixels", "head"],
+                "in": "views",
+                "momentum": {"linear": [0.5, 0.9]},
+            },
+            "slower": {"use": "ema", "of": ["slow.pixels", "slow.head"], "in": "views"},
+            "loss": {"use": "info_nce", "in": {"query": "head", "positive": "slow"}},
+            "far": {"use": "toy_pull", "in": {"a": "head", "b": "slower"}},
+        },
+        {"loss": 1.0, "far": 1.0},
+    )
+
+
+def with_memory(use: str) -> Graph:
+    """Unlike what a memory holds."""
+    return toys.graph(
+        {
+            **toys.TWO_VIEWS,
+            "memory": {"use": use, "in": "head"},
+            "loss": {"use": "toy_far", "in": {"a": "head", "items": "memory"}},
+        }
+    )
+
+
+def one(graph: Graph, name: str, on_ranks: OnRanks | None = None) -> Result:
     """The result of one property."""
-    (result,) = prove(graph, [name])
+    (result,) = prove(graph, [name], on_ranks=on_ranks)
     return result
 
 
-def failure(graph: Graph, name: str) -> str:
+def failure(graph: Graph, name: str, on_ranks: OnRanks | None = None) -> str:
     """What a property that fails says, and the node's place."""
-    result = one(graph, name)
+    result = one(graph, name, on_ranks)
     assert result.status == "failed", result
     return result.found
 
 
-def passes(graph: Graph, name: str) -> str:
+def passes(graph: Graph, name: str, on_ranks: OnRanks | None = None) -> str:
     """What a property that holds has found."""
-    result = one(graph, name)
+    result = one(graph, name, on_ranks)
     assert result.status == "passed", result
     return result.found
