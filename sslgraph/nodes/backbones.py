@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -217,34 +216,3 @@ def freeze(model: nn.Module, name: str, place: int) -> None:
         )
     for part in parts:
         part.requires_grad = False
-
-
-def cell(rows: int, columns: int, places: int) -> int:
-    """How many patches of a model's grid a mask's place is wide and high; 0 where none fits.
-
-    Args:
-        rows: Rows of the model's grid.
-        columns: Its columns.
-        places: Places of the mask, B of them in raster order.
-    """
-    side = math.isqrt(rows * columns // places)
-    fits = side and side * side * places == rows * columns and not (rows % side or columns % side)
-    return side if fits else 0
-
-
-def spread(mask: Tensor, rows: int, columns: int) -> Tensor:
-    """A mask over a grid of patches, from one whose places may cover several of them.
-
-    Args:
-        mask: B G.
-        rows: Rows of the model's grid.
-        columns: Its columns.
-
-    Returns:
-        B rows*columns.
-    """
-    side = cell(rows, columns, mask.shape[1])
-    if side == 1:
-        return mask
-    grid = mask.reshape(-1, rows // side, 1, columns // side, 1)
-    return grid.expand(-1, -1, side, -1, side).reshape(-1, rows * columns)

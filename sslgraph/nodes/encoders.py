@@ -15,15 +15,13 @@ from sslgraph.errors import did_you_mean
 from sslgraph.nodes.backbones import (
     Need,
     blocks_exist,
-    cell,
     freeze,
     keep_paths,
     leave_out_norm,
-    spread,
     suited,
 )
 from sslgraph.nodes.base import Node, SettingError
-from sslgraph.nodes.places import visible_places
+from sslgraph.nodes.places import cell, spread, visible_places
 from sslgraph.nodes.transformers import (
     TOKEN_STD,
     draw_cut_normal,
@@ -94,6 +92,7 @@ class Encoder(Node, use="encoder"):
             freeze: Parts of the timm model that keep their first weights, such as `patch_embed`
                 (MoCo v3, section 4.3).
             drop_path: Highest rate of stochastic depth; none unless given, whatever timm has.
+            attention_drop: Rate of dropout on the weights of attention, of vision transformers.
             args: Further arguments of `timm.create_model`.
             batch_norm: Whose samples share statistics; the run's rule if absent.
         """
@@ -108,6 +107,7 @@ class Encoder(Node, use="encoder"):
         taps: list[PositiveInt] = []
         freeze: list[str] = []
         drop_path: float = Field(default=0.0, ge=0, lt=1)
+        attention_drop: float = Field(default=0.0, ge=0, lt=1)
         args: dict[str, Any] = {}
         batch_norm: BatchNormSpec | None = None
 
@@ -241,6 +241,8 @@ class Encoder(Node, use="encoder"):
             arguments["global_pool"] = _POOLING[config.readout]
         if config.drop_path:
             arguments["drop_path_rate"] = config.drop_path
+        if config.attention_drop:
+            arguments["attn_drop_rate"] = config.attention_drop
         wanted = config.image_size
         if isinstance(wanted, int) and (height, width) != (wanted, wanted):
             raise _other_size((wanted, wanted), height, width, self.context.name)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sslgraph.nodes.base import Node
-from sslgraph.nodes.transformers import TOKEN_STD
+from sslgraph.nodes.transformers import draw_cut_normal
 from sslgraph.ports import In, Member, Out, Ports
 from sslgraph.train_spec import BatchNormSpec
 
@@ -40,7 +40,8 @@ class Mlp(Node):
                 shift (`bn_scale`), without either (`bn_plain`), the unit sphere (`l2`), or `relu`.
             bias: Whether linear layers have a bias; `hidden`: all but the last one; `last`: that
                 one alone.
-            init: Standard deviation of the first weights, with biases of zero; PyTorch's rule if
+            init: First weights: a standard deviation of normal ones, or `trunc_normal`, with 0.02
+                and cut at one standard deviation (BEiT), with biases of zero; PyTorch's rule if
                 absent.
             batch_norm: Whose samples share statistics; the run's rule if absent.
         """
@@ -51,7 +52,7 @@ class Mlp(Node):
         norm: Norm = "batch"
         end: End = "none"
         bias: bool | Literal["hidden", "last"] = True
-        init: PositiveFloat | None = None
+        init: PositiveFloat | Literal["trunc_normal"] | None = None
         batch_norm: BatchNormSpec | None = None
 
     def build(self, D: int) -> None:
@@ -67,12 +68,9 @@ class Mlp(Node):
         layers.append(nn.Linear(widths[-1], config.out, bias=config.bias in (True, "last")))
         layers += _ending(config.end, config.out)
         self.layers = nn.Sequential(*layers)
-        if config.init is not None:
-            for layer in layers:
-                if isinstance(layer, nn.Linear):
-                    nn.init.normal_(layer.weight, std=config.init)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                _start(layer, config.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output; batch norm sees every leading axis as samples."""
@@ -80,6 +78,20 @@ class Mlp(Node):
         if self.config.end == "l2":
             y = functional.normalize(y, dim=-1)
         return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _start(layer: nn.Linear, init: float | str | None) -> None:
+    """Draw first weights as a setting `init` says; PyTorch's stay where it says nothing."""
+    if init is None:
+        return
+    if init == "zero":
+        nn.init.zeros_(layer.weight)
+    elif init == "trunc_normal":
+        draw_cut_normal(layer.weight)
+    else:
+        nn.init.normal_(layer.weight, std=float(init))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _ending(end: End, width: int) -> list[nn.Module]:
@@ -144,16 +156,7 @@ class Linear(Node, use="linear"):
         """Make the layer for inputs of width D."""
         config = self.config
         self.layer = nn.Linear(D, config.out, bias=config.bias)
-        if config.init is None:
-            return
-        if config.init == "zero":
-            nn.init.zeros_(self.layer.weight)
-        elif config.init == "trunc_normal":
-            nn.init.trunc_normal_(self.layer.weight, std=TOKEN_STD, a=-TOKEN_STD, b=TOKEN_STD)
-        else:
-            nn.init.normal_(self.layer.weight, std=config.init)
-        if config.bias:
-            nn.init.zeros_(self.layer.bias)
+        _start(self.layer, config.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores or numbers."""

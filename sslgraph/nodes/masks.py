@@ -13,6 +13,7 @@ from torch import Tensor
 from sslgraph.hashing import text_key
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.nodes.keyed import Draws
+from sslgraph.nodes.places import spread
 from sslgraph.ports import In, Out, Visible
 from sslgraph.schedules import Finite, fault
 
@@ -91,22 +92,41 @@ class RandomMask(Mask, use="random_mask"):
 
         Attributes:
             ratio: Share of the places that is hidden.
+            cell: Side in pixels of squares of patches that are hidden as one (SimMIM, section 3.2);
+                single patches if absent.
             same: Whether each image has a mask of its own, or all of a batch have one.
         """
 
         ratio: Share = 0.75
+        cell: PositiveInt | None = None
         same: Literal["image", "batch"] = "image"
+
+        @model_validator(mode="after")
+        def _whole_patches(self) -> Self:
+            if self.cell is not None and self.cell % self.patch:
+                raise fault(
+                    "a cell is made of whole patches",
+                    expected=f"a multiple of 'patch', which is {self.patch}",
+                )
+            return self
+
+        @property
+        def patches(self) -> int:
+            """How many patches are hidden as one."""
+            return ((self.cell or self.patch) // self.patch) ** 2
 
     @classmethod
     def mask_counts(cls, config: Any, places: int) -> Mapping[str, Visible]:
         """The same number in every image."""
-        count = int(places * (1 - config.ratio))
+        count = int(places // config.patches * (1 - config.ratio)) * config.patches
         mask = Visible(count, count)
         return {"mask": mask, "visible": mask.complement(places)}
 
     def build(self, H: int, W: int) -> None:
         """See that a place stays visible."""
         super().build(H, W)
+        if self.config.cell is not None:
+            patch_grid(self.declaration.use, self.config.cell, H, W, setting="cell")
         places = math.prod(self.grid)
         self.count = self.mask_counts(self.config, places)["mask"].fewest
         if self.count == 0:
@@ -120,9 +140,10 @@ class RandomMask(Mask, use="random_mask"):
         return self.Outputs(*(mask.repeat(1, image.shape[1], 1) for mask in one))
 
     def _drawn(self, draws: Draws) -> Tensor:
-        order = draws.permutation("order", math.prod(self.grid))
+        each = self.config.patches
+        order = draws.permutation("order", math.prod(self.grid) // each)
         mask = torch.ones(order.shape, dtype=torch.bool, device=order.device)
-        return mask.scatter(1, order[:, : self.count], False)
+        return spread(mask.scatter(1, order[:, : self.count // each], False), *self.grid)
 
 
 class BlockMask(Mask, use="block_mask"):
@@ -263,8 +284,17 @@ def _filled(draws: Draws, mask: Tensor, target: Tensor) -> Tensor:
     return mask.scatter(1, order, chosen | ~free)
 
 
-def patch_grid(use: str, patch: int, height: int, width: int) -> tuple[int, int]:
+def patch_grid(
+    use: str, patch: int, height: int, width: int, *, setting: str = "patch"
+) -> tuple[int, int]:
     """Rows and columns of patches in an image.
+
+    Args:
+        use: The node type that asks.
+        patch: Side of a patch in pixels.
+        height: Pixels of the image.
+        width: Pixels of the image.
+        setting: Which setting of the node says how large a patch is.
 
     Raises:
         SettingError: The image is not made of whole patches.
@@ -272,10 +302,10 @@ def patch_grid(use: str, patch: int, height: int, width: int) -> tuple[int, int]
     if height % patch or width % patch:
         raise SettingError(
             f"{use} cuts images into patches of {patch} x {patch}",
-            path=("patch",),
+            path=(setting,),
             expected=f"sides that are multiples of {patch}",
             got=f"images of {height} x {width}",
-            help="make views of such a size, or set another patch",
+            help=f"make views of such a size, or set another {setting}",
         )
     return height // patch, width // patch
 

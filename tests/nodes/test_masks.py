@@ -165,3 +165,28 @@ def test_ragged_masks_say_what_would_make_them_even(
     assert counts["visible"] == Visible(196 - most, 196 - fewest, remedy)
     made = (~masks_of(node, batch=300)).sum(-1)
     assert fewest <= made.min() <= made.max() <= most
+
+
+@pytest.mark.parametrize(("size", "hidden"), [(192, 22), (224, 30)])
+def test_cells_of_patches_are_hidden_as_one(size: int, hidden: int) -> None:
+    """22 of 36 and 30 of 49 squares of 32 pixels, over patches of 16 (SimMIM's released code)."""
+    node = make_node("random_mask", patch=16, cell=32, ratio=0.6)
+    image, place = torch.zeros(1, 3, 3, size, size), torch.arange(3)[None]
+    mask = node(image, place).mask[0]
+    side = size // 32
+    cells = mask.view(3, side, 2, side, 2).transpose(2, 3).flatten(3)
+    assert torch.equal(cells.any(3), cells.all(3))
+    assert cells.any(3).sum((1, 2)).tolist() == [hidden] * 3
+    assert not torch.equal(mask[0], mask[1])
+    counts = type(node).mask_counts(node.config, mask.shape[1])["mask"]
+    assert (counts.fewest, counts.most) == ((~mask).sum(1).min(), (~mask).sum(1).max())
+    coarse = make_node("random_mask", patch=32, ratio=0.6)(image, place).mask[0]
+    assert torch.equal(cells.any(3).flatten(1), coarse)
+
+
+def test_cells_are_whole_patches_of_whole_images() -> None:
+    with pytest.raises(ValueError, match="a cell is made of whole patches"):
+        make_node("random_mask", patch=16, cell=24)
+    with pytest.raises(SettingError, match="patches of 32 x 32") as refused:
+        make_node("random_mask", axes={"H": 48, "W": 48}, patch=16, cell=32)
+    assert refused.value.path == ("cell",)
