@@ -95,18 +95,21 @@ class OnGrid(Node):
 
     positions: Tensor
 
-    def make_blocks(self, places: int) -> None:
-        """Make the learned token, the table of positions, the blocks and the norm behind them."""
+    def make_blocks(self, places: int, kind: type[nn.Module] = Block, **settings: Any) -> None:
+        """Make the learned token, the table of positions, the blocks and the norm behind them.
+
+        Args:
+            places: Places of the grid.
+            kind: What a block is, made of width and heads.
+            **settings: Further arguments of it.
+        """
         config = self.config
         rows, columns = self._grid(places)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width).normal_(std=TOKEN_STD))
         table = sincos_table(rows, columns, config.width)
         self.register_buffer("positions", table, persistent=False)
         self.blocks = nn.Sequential(
-            *(
-                Block(config.width, config.heads, qkv_bias=True, norm_layer=LayerNorm)
-                for _ in range(config.depth)
-            )
+            *(kind(config.width, config.heads, **settings) for _ in range(config.depth))
         )
         self.norm = LayerNorm(config.width)
 
@@ -179,7 +182,7 @@ class TokenDecoder(OnGrid, use="token_decoder"):
     def build(self, N: int, D: int, G: int) -> None:
         """Make the layers for N tokens of width D on a grid of G places."""
         self.embed = nn.Linear(D, self.config.width)
-        self.make_blocks(G)
+        self.make_blocks(G, qkv_bias=True, norm_layer=LayerNorm)
         self.head = nn.Linear(self.config.width, self.config.out)
         start_xavier(self)
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
+from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from sslgraph.nodes.base import SettingError
 from sslgraph.nodes.decoders import OnGrid
 from sslgraph.nodes.places import first_visible, hidden_places, visible_places
-from sslgraph.nodes.transformers import TOKEN_STD
+from sslgraph.nodes.regressor import CrossBlock
+from sslgraph.nodes.transformers import TOKEN_STD, start_xavier
 from sslgraph.ports import Identities, In, Member, Out, Ports
 
 
 class TokenPredictor(OnGrid, use="token_predictor"):
-    """A narrow transformer that predicts tokens of hidden places from others (I-JEPA, section 3).
+    """A transformer that predicts tokens of hidden places from others (I-JEPA, section 3).
 
-    Tokens of the context are projected to `width`; behind them stands one learned token for each
-    place to predict. Both get the positions of their places, a fixed table of sines and cosines.
-    All attend to all in every block; after a norm the rows of the places to predict are projected
-    to `out`. Each view of `mask` is a prediction of its own, from the same view of x or from its
-    only one.
+    One learned token stands for each place to predict. Positions are a fixed table of sines and
+    cosines. With `attention: joint` tokens of the context are projected to `width`, both get their
+    positions, and all attend to all in every block; after a norm the rows of the places to predict
+    are projected to `out`. First weights are normal, 0.02.
+
+    With `attention: cross` it is the regressor of CAE (section 3.2): the context stays as it is,
+    and the rows to predict attend to it and to each other, positions being added to queries and
+    keys alone. There is no projection where the width is the same. First weights are Xavier's.
+
+    Each view of `mask` is a prediction of its own, from the same view of x or from its only one.
 
     Shapes: x V B N D, tokens of the visible places in raster order; context_mask V B G of all
     places, true where x has no token; mask V' B G, true where to predict -> y V' B M D, places in
@@ -45,6 +52,8 @@ class TokenPredictor(OnGrid, use="token_predictor"):
             width: Width of the blocks.
             depth: Number of blocks.
             heads: Attention heads of each block.
+            attention: `joint`: context and predictions attend to each other; `cross`: predictions
+                attend to both, and the context does not change.
             out: Width of the output; that of x if absent.
             grid: Rows and columns of the places; a square if absent.
         """
@@ -52,6 +61,7 @@ class TokenPredictor(OnGrid, use="token_predictor"):
         width: PositiveInt = 384
         depth: PositiveInt = 12
         heads: PositiveInt = 12
+        attention: Literal["joint", "cross"] = "joint"
         out: PositiveInt | None = None
 
     @classmethod
@@ -87,10 +97,18 @@ class TokenPredictor(OnGrid, use="token_predictor"):
 
     def build(self, D: int, G: int) -> None:
         """Make the layers for tokens of width D on a grid of G places."""
-        self.embed = nn.Linear(D, self.config.width)
-        self.make_blocks(G)
-        self.head = nn.Linear(self.config.width, self.config.out or D)
-        self._start()
+        width, out = self.config.width, self.config.out or D
+        cross = self.config.attention == "cross"
+        self.embed: nn.Module = nn.Linear(D, width)
+        self.head: nn.Module = nn.Linear(width, out)
+        if cross:
+            self.make_blocks(G, CrossBlock)
+            self.embed = nn.Identity() if width == D else self.embed
+            self.head = nn.Identity() if out == width else self.head
+            start_xavier(self)
+        else:
+            self.make_blocks(G, qkv_bias=True, norm_layer=LayerNorm)
+            self._start()
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -123,10 +141,21 @@ class TokenPredictor(OnGrid, use="token_predictor"):
 
     def _predicted(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
         table = self.positions.to(x.dtype)
-        places = hidden_places(self, "mask", mask, len(table))
-        context = self.embed(x) + table[seen]
-        asked = self.mask_token.to(context.dtype) + table[places]
-        rows = torch.cat([context.expand(len(asked), -1, -1, -1), asked], 2)
-        y = self.norm(self.blocks(rows.flatten(0, 1)))[:, x.shape[2] :]
-        predicted: Tensor = self.head(y).unflatten(0, asked.shape[:2])
-        return predicted
+        asked = table[hidden_places(self, "mask", mask, len(table))]
+        views, context = len(asked), self.embed(x)
+        known = table[seen].expand(views, -1, -1, -1).flatten(0, 1)
+        context = context.expand(views, -1, -1, -1).flatten(0, 1)
+        rows = self._run(context, known, asked.flatten(0, 1))
+        y: Tensor = self.head(self.norm(rows)).unflatten(0, asked.shape[:2])
+        return y
+
+    def _run(self, context: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
+        """What the blocks make of the rows to predict, at the positions `asked`."""
+        token = self.mask_token.to(context.dtype)
+        if self.config.attention == "joint":
+            together: Tensor = self.blocks(torch.cat([context + seen, token + asked], 1))
+            return together[:, seen.shape[1] :]
+        rows: Tensor = token.expand_as(asked)
+        for block in self.blocks:
+            rows = block(rows, context, asked, seen)
+        return rows

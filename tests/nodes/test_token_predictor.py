@@ -61,6 +61,50 @@ def test_each_mask_is_a_prediction_of_its_own(x: Tensor, masks: tuple[Tensor, Te
             torch.testing.assert_close(made[view, image], expected, rtol=1e-10, atol=1e-12)
 
 
+def regressed(node: Any, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+    """One image as CAE's code has it: positions in queries and keys, a norm on the stream."""
+    table = sincos_table(4, 4, 12).double()
+    rows = node.mask_token[0, 0].expand(len(hidden), -1)
+    for block in node.blocks:
+        every, positions = torch.cat([x, rows]), torch.cat([table[seen], table[hidden]])
+        q = block.norm_query(rows + table[hidden]) @ block.query.weight.T + block.query.bias
+        k = block.norm_key(every + positions) @ block.key.weight.T
+        v = block.norm_value(every) @ block.value.weight.T + block.value.bias
+        heads = []
+        for part in range(0, 12, 6):  # two heads of width 6
+            scores = q[:, part : part + 6] @ k[:, part : part + 6].T / 6**0.5
+            heads.append(scores.softmax(-1) @ v[:, part : part + 6])
+        attended = torch.cat(heads, 1) @ block.proj.weight.T + block.proj.bias
+        rows = block.norm(rows + block.gamma_1 * attended)
+        rows = rows + block.gamma_2 * block.mlp(rows)
+    y: Tensor = node.norm(rows)
+    return y
+
+
+def test_the_regressor_leaves_the_context_as_it_is(x: Tensor, masks: tuple[Tensor, Tensor]) -> None:
+    node = predictor(width=12, attention="cross")
+    names = dict(node.named_parameters())
+    assert not any(name.startswith(("embed", "head")) for name in names)
+    torch.testing.assert_close(names["blocks.0.gamma_1"].float(), torch.full((12,), 0.1))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in names.values():
+            value.add_(torch.randn(value.shape, generator=generator), alpha=0.3)
+    made = node(x, *masks)
+    for view in range(3):
+        for image in range(2):
+            seen = (~masks[0][0, image]).nonzero().flatten()
+            hidden = masks[1][view, image].nonzero().flatten()
+            expected = regressed(node, x[0, image], seen, hidden)
+            torch.testing.assert_close(made[view, image], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_regressor_of_another_width_is_projected(x: Tensor, masks: tuple[Tensor, Tensor]) -> None:
+    node = predictor(width=16, attention="cross")
+    assert (node.embed.out_features, node.head.out_features) == (16, 12)
+    assert node(x, *masks).shape == (3, 2, 3, 12)
+
+
 def test_first_weights_and_parameters() -> None:
     node = predictor(width=128, depth=3, heads=4)
     for name, value in node.named_parameters():
