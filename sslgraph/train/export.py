@@ -97,6 +97,16 @@ def backbone_of(
     if not isinstance(model, nn.Module) or arguments is None or architecture is None:
         use = node.declaration.use
         raise ExportError(f"{reference} comes from a node of type {use}, which holds no timm model")
+    if getattr(node.config, "stem", "own") != "own":
+        raise ExportError(
+            f"{reference} has 'stem: {node.config.stem}', with which timm can't make a "
+            f"{architecture}; its weights are in the run's checkpoints"
+        )
+    if getattr(node.config, "norm", "own") == "none" and "final_norm" not in arguments:
+        raise ExportError(
+            f"{reference} has 'norm: none', with which timm can't make a {architecture}; its "
+            "weights are in the run's checkpoints"
+        )
     arguments = {key: _plain(value) for key, value in arguments.items()}
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if arguments.get("dynamic_img_size") and size is not None:

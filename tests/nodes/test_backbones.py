@@ -15,6 +15,7 @@ import sslgraph
 from sslgraph.nodes.base import Context, SettingError
 from sslgraph.nodes.positions import sincos_table
 from sslgraph.registry import find
+from sslgraph.train.export import ExportError, backbone_of
 
 VIT = {"embed_dim": 24, "depth": 3, "num_heads": 2}
 PLAIN = ("vit_tiny_patch16_224", VIT)
@@ -177,6 +178,24 @@ def test_without_the_final_norm(
 def test_arguments_of_a_model_without_norm_make_it_again(image: Tensor) -> None:
     node = encoder(PLAIN, norm="none")
     torch.testing.assert_close(plain(node)(image), node(image).embedding)
+
+
+@pytest.mark.parametrize(("model", "refused"), [(PLAIN, False), (BEIT, True)])
+def test_what_timm_can_not_make_is_not_exported(
+    model: tuple[str, dict[str, Any]], refused: bool
+) -> None:
+    arch, args = model
+    settings = graph(arch=arch, args=args, norm="none")
+    del settings["nodes"]["teacher"]["taps"]
+    settings["nodes"]["loss"]["in"]["target"] = "teacher.tokens"
+    settings["outputs"] = {"tokens": "encoder.tokens"}
+    method = sslgraph.compile(sslgraph.load(settings))
+    if not refused:
+        made, arguments, _ = backbone_of(method, ("encoder", "tokens"), "encoder.tokens")
+        timm.create_model(arch, **arguments).load_state_dict(made.state_dict())
+        return
+    with pytest.raises(ExportError, match="'norm: none'"):
+        backbone_of(method, ("encoder", "tokens"), "encoder.tokens")
 
 
 def test_frozen_parts_keep_their_weights() -> None:
