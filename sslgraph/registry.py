@@ -48,6 +48,7 @@ SHIPPED = {
     "queue": "sslgraph.nodes.memory",
     "nearest": "sslgraph.nodes.nearest",
     "whiten": "sslgraph.nodes.whiten",
+    "match": "sslgraph.nodes.matching",
     "center": "sslgraph.nodes.targets",
     "sharpen": "sslgraph.nodes.targets",
     "sinkhorn": "sslgraph.nodes.sinkhorn",

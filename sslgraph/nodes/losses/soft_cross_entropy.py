@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from torch import Tensor
@@ -23,13 +23,16 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
 
     Shapes: prediction V B K or V B N K, not normalised; target the same with any number of views,
     rows that sum to 1; mask V B N, true = hidden: only these places count; weight V B N, of what
-    `gather_tokens` chose: the loss of a pair is the sum of weight x value. It is a scalar in nats.
+    `gather_tokens` chose: the loss of a pair is the sum of weight x value. With `places` V B V' N,
+    as `match` finds them, the target is V' B M K, and each place of a prediction is compared with
+    the one named there. It is a scalar in nats.
     """
 
     prediction = In("logits", "V B ... K")
     target = In("probs", "V' B ... K")
     mask = In("mask", "V B N", optional=True)
     weight = In("weight", "V B N", optional=True)
+    places = In("label", "V B V' N", optional=True)
     attracts = ("prediction", "target")
 
     class Config(PairLoss.Config):
@@ -54,10 +57,14 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
         target: Tensor,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch."""
         use, average = self.declaration.use, self.config.average
-        same_shape(use, prediction, target)
+        if places is None:
+            same_shape(use, prediction, target)
+        else:
+            _same_places(use, prediction, target, places)
         hidden = mask_views(use, mask, prediction)
         weights = mask_views(use, weight, prediction, "weight")
         scores = at_least_float32(prediction) / self.temperature
@@ -65,7 +72,7 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
         q = at_least_float32(target).unbind()
         terms = [
             over_places(
-                -(q[j] * log_p[i]).sum(-1),
+                -(_taken(q, j, places, i) * log_p[i]).sum(-1),
                 hidden[i],
                 average,
                 training=self.training,
@@ -82,3 +89,28 @@ class SoftCrossEntropy(PairLoss, use="soft_cross_entropy"):
     def floor(self, sizes: Mapping[str, int]) -> float:
         """Sure of the right one; a target that is less sure has its entropy as its own floor."""
         return 0.0
+
+
+def _taken(target: Sequence[Tensor], view: int, places: Tensor | None, by: int) -> Tensor:
+    """A view of the target, or of each image the places that a view of the prediction names."""
+    if places is None:
+        return target[view]
+    chosen = places[by, :, view, :, None].expand(-1, -1, target[view].shape[-1])
+    return target[view].gather(1, chosen)
+
+
+def _same_places(use: str, prediction: Tensor, target: Tensor, places: Tensor) -> None:
+    """See that places name those of the target, one for each of the prediction.
+
+    Raises:
+        ValueError: They don't.
+    """
+    views, batch = prediction.shape[:2]
+    fits = prediction.dim() == target.dim() == 4 and target.shape[1] == batch
+    wanted = (views, batch, target.shape[0], *prediction.shape[2:-1])
+    if not fits or prediction.shape[-1] != target.shape[-1] or places.shape != wanted:
+        raise ValueError(
+            f"{use}.places name a place of the target for each of the prediction, got "
+            f"{list(places.shape)} for views of {list(prediction.shape[1:])} and "
+            f"{list(target.shape[1:])}"
+        )

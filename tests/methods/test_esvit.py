@@ -1,0 +1,215 @@
+"""EsViT as a graph against EsViT written by hand, its golden numbers and its match of regions."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslgraph
+from sslgraph.method import Method
+from sslgraph.nodes.base import make_node
+from sslgraph.plan import make_plan
+from sslgraph.train.rates import Horizon
+from tests.methods.dino_by_hand import Numbers
+from tests.methods.distilled import (
+    Pairs,
+    cosine,
+    in_float64,
+    pictures,
+    require_equal,
+    require_equal_gradients,
+    same_parameters,
+    updater_of,
+)
+from tests.methods.esvit_by_hand import Network, Seen, Trainer, total
+
+SEED = 5
+HIDDEN, DIM, COUNT, CLIP, PEAK = 32, 16, 24, 0.02, 1e-2
+RUN = Horizon(total_steps=8, steps_per_epoch=2)
+SWIN = {"patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4}
+SMALL: dict[str, Any] = {
+    "vars": {"hidden": HIDDEN, "dim": DIM, "prototypes": COUNT},
+    "nodes.crops.crops.global.size": 32,
+    "nodes.crops.crops.local": {"size": 16, "views": 3},
+    "nodes.encoder": {"drop_path": 0.0, "args": SWIN},
+    "minimize": {"near": 1 / 16, "far": 1 / 16},
+    "train.lr": {"peak": PEAK, "base": None, "per": None, "warmup": "1 epoch", "end": 1e-6},
+    "train.clip.norm": CLIP,
+}
+
+
+@pytest.fixture
+def method() -> Method:
+    return in_float64("esvit", SMALL, SEED, RUN)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    return {"image": pictures(4, 40), "index": torch.arange(4)}
+
+
+@pytest.fixture
+def by_hand(method: Method) -> Trainer:
+    encoder: Any = method.nodes["encoder"]
+    backbone = copy.deepcopy(encoder.model)
+    student = Network(backbone, backbone.num_features, HIDDEN, DIM, COUNT).double()
+    for ours, theirs in of_student(method, student):
+        theirs.data.copy_(ours.data)
+    return Trainer(student, copy.deepcopy(student), CLIP)
+
+
+def of_student(method: Method, hand: Any) -> Pairs:
+    """Each parameter of the student beside its own by hand."""
+    yield from _pairs({**dict(method.nodes.items())}, hand)
+
+
+def of_teacher(method: Method, hand: Any) -> Pairs:
+    slow: list[Any] = [method.nodes["teacher"], method.nodes["seen"]]
+    yield from _pairs({**dict(slow[0].members), **dict(slow[1].members)}, hand)
+
+
+def _pairs(nodes: Any, hand: Any) -> Pairs:
+    yield from same_parameters(nodes["encoder"].model, hand.backbone)
+    for head, last, mlp, normed in (
+        ("head", "scores", hand.mlp, hand.last),
+        ("region_head", "regions", hand.region_mlp, hand.region_last),
+    ):
+        weight = normed.parametrizations.weight
+        yield from same_parameters(nodes[head].layers, mlp)
+        yield from ((nodes[last].g, weight.original0), (nodes[last].v, weight.original1))
+
+
+def test_three_steps_are_equal(method: Method, by_hand: Trainer, batch: dict[str, Tensor]) -> None:
+    """Loss, gradients, weights, both slow copies and both centers, in float64."""
+    updater = updater_of(method, SEED, RUN)
+    centers: list[Any] = [method.nodes["center"], method.nodes["region_center"]]
+    for step in range(3):
+        numbers = _numbers(step)
+        made = method.run({}, ["crops.global", "crops.local"], batch)
+        loss = by_hand.forward(made["crops.global"], made["crops.local"], numbers.temperature)
+        by_hand.backward(loss, numbers.frozen)
+        done = updater.begin([batch], step)
+        require_equal([(done.loss, loss)])
+        assert require_equal_gradients(of_student(method, by_hand.student), CLIP) > 3
+        by_hand.update(numbers)
+        assert updater.finish(done) == ""
+        require_equal(of_student(method, by_hand.student))
+        require_equal(of_teacher(method, by_hand.teacher))
+        hands = (by_hand.center, by_hand.region_center)
+        require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
+
+
+def _numbers(step: int) -> Numbers:
+    """The recipe's schedules: warm-up over one epoch of two steps, eight steps in all."""
+    line = torch.linspace(0.04, 0.07, 30, dtype=torch.float64)
+    return Numbers(
+        lr=PEAK * step / 2 if step < 2 else cosine(PEAK, 1e-6, (step - 2) / 6),
+        weight_decay=cosine(0.04, 0.4, step / 8),
+        momentum=cosine(0.996, 1.0, step / 8),
+        temperature=float(line[step // 2]),
+        frozen=step < 2,
+    )
+
+
+def waves(first: int, last: int, *shape: int) -> Tensor:
+    return torch.arange(first, last + 1, dtype=torch.float64).sin().view(shape)
+
+
+def cosines(first: int, last: int, *shape: int) -> Tensor:
+    return torch.arange(first, last + 1, dtype=torch.float64).cos().view(shape)
+
+
+def exact(use: str, settings: dict[str, Any]) -> Any:
+    """A node in float64 with its numbers as they are written."""
+    node: Any = make_node(use, axes={"K": 3}, **settings).double()
+    for name in {"temperature", "momentum"} & settings.keys():
+        setattr(node, name, torch.tensor(settings[name], dtype=torch.float64))
+    return node
+
+
+def of_views(rows: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
+    """Rows of one image by view: 1 N D each."""
+    return [part.unsqueeze(0) for part in rows.split(counts)]
+
+
+def test_golden_numbers() -> None:
+    """The published loss of one image, two regions in large crops and one in the small one."""
+    regions = of_views(waves(3, 17, 5, 3), (2, 2, 1))
+    features = of_views(cosines(1, 10, 5, 2), (2, 2, 1))
+    teacher = cosines(3, 14, 2, 1, 2, 3)
+    bank = waves(1, 8, 2, 1, 2, 2)
+    views, seen = waves(1, 9, 3, 1, 3), cosines(1, 6, 2, 1, 3)
+    settings = sslgraph.load("esvit").nodes
+    sharpen = exact("sharpen", {"temperature": 0.04})
+    center, region_center = exact("center", {"momentum": 0.9}), exact("center", {"momentum": 0.9})
+    match = make_node("match")
+    each = exact("soft_cross_entropy", {**settings["views"].settings})
+    summed = exact("soft_cross_entropy", {**settings["near"].settings})
+    target, region_target = sharpen(center(seen)), sharpen(region_center(teacher))
+    near, far = torch.stack(regions[:2]), torch.stack(regions[2:])
+    found = match(torch.stack(features[:2]), bank)
+    loss = 0.5 * each(views, target) + summed(near, region_target, None, None, found) / 8
+    one = exact("soft_cross_entropy", {**settings["far"].settings, "pairs": "all"})
+    loss = loss + one(far, region_target, None, None, match(torch.stack(features[2:]), bank)) / 8
+    assert loss.item() == pytest.approx(6.128575286318, abs=1e-10)
+    student: Seen = (list(views), regions, features)
+    hand = total(
+        student, list(target), list(region_target), (list(seen), list(teacher), list(bank))
+    )
+    assert hand.item() == pytest.approx(6.128575286318, abs=1e-10)
+    with torch.no_grad():
+        center.write(x=seen)
+        region_center.write(x=teacher)
+    found = [-0.005667066, -0.006624233, -0.00149111]
+    assert center.center[0].tolist() == pytest.approx(found, abs=1e-9)
+    found = [-0.002427463, 0.004215847, 0.006983127]
+    assert region_center.center[0].tolist() == pytest.approx(found, abs=1e-9)
+
+
+def test_the_weights_are_half_of_the_mean_over_all_pairs() -> None:
+    plan = make_plan(sslgraph.load("esvit"))
+    counts = [len(plan.step(name).pairs) for name in ("views", "near", "far")]
+    assert counts == [18, 2, 16]
+    weights = plan.graph.minimize
+    assert weights == {"views": 0.5, "near": 0.5 / 18, "far": 0.5 / 18}
+    tiny = make_plan(sslgraph.load("esvit", preset="tiny"))
+    pairs = len(tiny.step("near").pairs) + len(tiny.step("far").pairs)
+    assert tiny.graph.minimize["near"] == tiny.graph.minimize["far"] == 0.5 / pairs
+
+
+def test_matches_follow_features_and_carry_no_gradient(
+    method: Method, batch: dict[str, Tensor]
+) -> None:
+    """With regions of the teacher in another order the same ones are found, in that order."""
+    names = ["encoder.tokens", "teacher.encoder.tokens", "match", "local_match"]
+    made = method.run({}, names, batch)
+    assert [tuple(made[name].shape) for name in names[2:]] == [(2, 4, 2, 16), (3, 4, 2, 4)]
+    order = torch.randperm(16)
+    swapped = method.run(
+        {
+            "encoder.tokens": made["encoder.tokens"],
+            "teacher.encoder.tokens": made["teacher.encoder.tokens"][:, :, order],
+        },
+        ["match"],
+        batch,
+    )["match"]
+    assert torch.equal(order[swapped], made["match"])
+    assert not made["match"].is_floating_point()
+
+
+def test_regions_have_a_head_of_their_own(method: Method) -> None:
+    heads: list[Any] = [method.nodes["scores"], method.nodes["regions"]]
+    assert heads[0].v is not heads[1].v
+    assert not torch.equal(heads[0].v, heads[1].v)
+    assert list(method.nodes["local_regions"].parameters()) == []
+
+
+def test_it_fits_on_two_screens() -> None:
+    """At most 100 lines of at most 100 columns as `show` prints it, presets not counted."""
+    shown = sslgraph.load("esvit").document.text.split("\npresets:")[0].splitlines()
+    assert len(shown) <= 100
+    assert max(map(len, shown)) <= 100
