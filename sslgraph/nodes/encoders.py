@@ -84,9 +84,10 @@ class Encoder(Node, use="encoder"):
             position: The model's own, or `sincos`, a fixed table of sines and cosines (MAE); for
                 plain vision transformers.
             init: First weights: timm's own; `xavier` for all linear layers and the projection of
-                patches, with biases of zero and class and register tokens from N(0, 0.02); or
-                `beit`, all from N(0, 0.02) cut off at 0.02, the last layers of block l divided by
-                the root of 2 l.
+                patches, with biases of zero and class and register tokens from N(0, 0.02);
+                `xavier_qkv`, where query, key and value count as a layer each and tokens come from
+                N(0, 1e-6) (MoCo v3); or `beit`, all from N(0, 0.02) cut off at 0.02, the last
+                layers of block l divided by the root of 2 l.
             norm: `none` leaves out the norm behind the last block, for a norm of the graph's own.
             taps: Blocks whose outputs are outputs of the node, the first being 1.
             freeze: Parts of the timm model that keep their first weights, such as `patch_embed`
@@ -102,7 +103,7 @@ class Encoder(Node, use="encoder"):
         image_size: PositiveInt | Literal["dynamic"] | None = None
         masked: Literal["drop", "token"] | None = None
         position: Literal["own", "sincos"] = "own"
-        init: Literal["own", "xavier", "beit"] = "own"
+        init: Literal["own", "xavier", "xavier_qkv", "beit"] = "own"
         norm: Literal["own", "none"] = "own"
         taps: list[PositiveInt] = []
         freeze: list[str] = []
@@ -191,8 +192,8 @@ class Encoder(Node, use="encoder"):
             keep_paths(model, self.model_args)
         if config.position == "sincos":
             fix_positions(model)
-        if config.init == "xavier":
-            start_xavier(model)
+        if config.init in ("xavier", "xavier_qkv"):
+            start_xavier(model, apart=config.init == "xavier_qkv")
         elif config.init == "beit":
             start_beit(model)
         if config.masked == "token":

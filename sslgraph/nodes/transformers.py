@@ -17,24 +17,33 @@ _TOKENS = ("cls_token", "reg_token")
 
 
 @torch.no_grad()
-def start_xavier(model: nn.Module) -> None:
+def start_xavier(model: nn.Module, *, apart: bool = False) -> None:
     """Draw first weights as MAE does: Xavier uniform, biases of linear layers zero.
 
     The projection of patches counts as a linear layer from all pixels of a patch; its bias stays as
     it is. Learned tokens come from N(0, 0.02); norms keep scale 1 and shift 0.
+
+    Args:
+        model: A timm model, or layers of our own.
+        apart: As MoCo v3 does: query, key and value are a matrix each where one layer makes them,
+            the bias of the projection is zero, and tokens come from N(0, 1e-6).
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
+            parts = 3 if apart and name.split(".")[-1] == "qkv" else 1
+            for matrix in module.weight.chunk(parts):
+                nn.init.xavier_uniform_(matrix)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if isinstance(projection, nn.Conv2d):
         nn.init.xavier_uniform_(projection.weight.flatten(1))
+        if apart and projection.bias is not None:
+            nn.init.zeros_(projection.bias)
     for name in _TOKENS:
         token = getattr(model, name, None)
         if token is not None:
-            nn.init.normal_(token, std=TOKEN_STD)
+            nn.init.normal_(token, std=1e-6 if apart else TOKEN_STD)
 
 
 @torch.no_grad()
