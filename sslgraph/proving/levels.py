@@ -104,6 +104,8 @@ def _losses(case: Case, method: Method) -> Iterator[_Loss]:
 def _narrow(loss: _Loss) -> _Loss:
     """The loss with rows of a few numbers, where it is built for any width."""
     ports = {name: loss.step.declaration.inputs[name].axes for name in loss.features}
+    if any(loss.kind(name) == "label" for name in loss.inputs):
+        return loss  # a label names one of the numbers
     fixed = asked_axes(type(loss.module))
     if any(axes[-1] in fixed or not axes[-1].isupper() for axes in ports.values()):
         return loss
@@ -111,7 +113,15 @@ def _narrow(loss: _Loss) -> _Loss:
     for name in ports:
         if loss.kind(name) == "probs":
             cut[name] = cut[name] / cut[name].sum(-1, keepdim=True).clamp(min=1e-12)
+        if loss.kind(name) == "logits":  # labels are numbers of logits
+            cut |= {
+                n: v.clamp(max=_WIDTH - 1) for n, v in loss.inputs.items() if _is_label(loss, n)
+            }
     return _Loss(loss.step, loss.module, {**loss.inputs, **cut})
+
+
+def _is_label(loss: _Loss, name: str) -> bool:
+    return loss.kind(name) == "label"
 
 
 def _chance(loss: _Loss) -> float | None:
@@ -190,7 +200,7 @@ Rows = Callable[[int, int], Tensor]
 
 def _made(loss: _Loss, rows: Rows) -> Inputs:
     """The inputs of a loss with these rows; what a memory holds points away from them."""
-    made = dict(loss.inputs)
+    made = {name: _counted(loss.kind(name), value) for name, value in loss.inputs.items()}
     for name in loss.features:
         like = loss.inputs[name]
         images = loss.has_images(name)
@@ -202,6 +212,15 @@ def _made(loss: _Loss, rows: Rows) -> Inputs:
         shape = [1, len(each), *[1] * (like.dim() - 3), like.shape[-1]]
         made[name] = each.view(shape).expand_as(like).contiguous()
     return made
+
+
+def _counted(kind: str, value: Tensor) -> Tensor:
+    """Every place counts, and all alike: masks hide them all, weights of an image's places add up."""
+    if kind == "mask":
+        return torch.ones_like(value)
+    if kind == "weight":
+        return torch.full_like(value, 1 / value[0].numel())
+    return value
 
 
 def _normal(*shape: int) -> Tensor:

@@ -192,6 +192,8 @@ def test_bad_input() -> None:
         loss_of(z, label + (label == 4).long())
     with pytest.raises(ValueError, match=r"mask marks places \[6 3\] of tokens"):
         loss_of(z, label, mask=torch.ones(1, 6, 3) > 0)
+    with pytest.raises(ValueError, match=r"weight marks places \[6 3\] of tokens"):
+        loss_of(z, label, weight=torch.ones(1, 6, 3))
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sslgraph.loading import load
 from tests.proving.broken import failure, one, passes, with_loss, with_pairs, with_two
 
 NAME = "loss_levels"
@@ -37,6 +38,19 @@ def test_sound_levels_pass() -> None:
 def test_losses_that_compare_dimensions_and_values() -> None:
     assert passes(with_pairs("mse"), NAME) == "loss floor 0"
     assert passes(with_two("barlow_twins"), NAME) == "loss chance 4, loss floor 0"
+
+
+def test_labels_are_among_the_logits_that_are_tried() -> None:
+    """Of 6 classes 4 are tried, and labels above these are among them."""
+    nodes = {
+        "view": {"use": "augment", "in": "batch.image", "views": 1, "size": 32},
+        "encoder": {"use": "encoder", "in": "view", "arch": "test_vit"},
+        "head": {"use": "linear", "in": "encoder.tokens", "out": 6},
+        "ids": {"use": "tokenizer", "in": "view", "count": 6},
+        "loss": {"use": "cross_entropy", "in": {"prediction": "head", "target": "ids"}},
+    }
+    graph = load({"sslgraph": 1, "nodes": nodes, "minimize": {"loss": 1.0}})
+    assert passes(graph, NAME) == f"loss chance {math.log(4):.6g}, loss floor 0"
 
 
 def test_a_loss_without_levels_says_so() -> None:

@@ -69,10 +69,10 @@ class CrossEntropy(PairLoss, use="cross_entropy"):
         weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch."""
-        _see_labels(self.declaration.use, prediction, target)
-        hidden = mask_views(self.declaration.use, mask, prediction)
-        views = len(prediction)
-        weights = [None] * views if weight is None else weight.expand(views, -1, -1).unbind()
+        use = self.declaration.use
+        _see_labels(use, prediction, target)
+        hidden = mask_views(use, mask, prediction)
+        weights = mask_views(use, weight, prediction, "weight")
         scores = at_least_float32(prediction) / self.temperature
         log_p = functional.log_softmax(scores, dim=-1).unbind()  # once a view, not once a pair
         labels = target.unbind()
@@ -93,12 +93,10 @@ class CrossEntropy(PairLoss, use="cross_entropy"):
             values = (1 - smoothing) * values - smoothing * log_p.mean(-1)
         if hidden is not None:
             counted = counted & hidden
-        if weight is not None:
-            return (values * weight * counted).sum()
-        if label.dim() == 1:  # images without places are one line of places
-            return over_places(values, counted, "batch", training=self.training)
-        values, counted = values.flatten(1), counted.flatten(1)
-        return over_places(values, counted, self.config.average, training=self.training)
+        average: Average = "batch"  # images without places are one line of places
+        if label.dim() > 1:
+            average, values, counted = self.config.average, values.flatten(1), counted.flatten(1)
+        return over_places(values, counted, average, training=self.training, weight=weight)
 
     def chance(self, sizes: Mapping[str, int]) -> float:
         """The prediction is the same for all K: ln K, smoothed or not."""
