@@ -126,7 +126,6 @@ def test_a_wrong_wire_is_seen(by_hand: Trainer, images: Tensor) -> None:
     """The comparison can fail: each of these has another loss or other gradients."""
     wrong: list[dict[str, Any]] = [
         {"nodes.codes.per": "none"},
-        {"nodes.codes.temperature": 0.06},
         {"nodes.loss.pairs": "all"},
         {"train.batch_norm": {"per": "view"}},
     ]
