@@ -86,9 +86,10 @@ class MultiblockMask(Node, use="multiblock_mask"):
 
         Attributes:
             patch: Side of a patch in pixels, as the encoder cuts images.
-            target_blocks: Blocks that are predicted: `{count: 4, scale: [0.15, 0.2], aspect: [0.75,
-                1.5]}`.
-            context_block: The square around them: `{scale: [0.85, 1.0], overlap: false}`.
+            target_blocks: Blocks that are predicted: how many, their share of the places, and their
+                height by width.
+            context_block: The square around them: its share of the places, and whether it keeps
+                those of target blocks.
             min_keep: A context and a target block have more places than this.
             size_per: Whether blocks have one size in a batch, or one in each image.
             truncate: Whether all are cut to as many places; else masks are ragged.
