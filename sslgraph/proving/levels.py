@@ -113,15 +113,7 @@ def _narrow(loss: _Loss) -> _Loss:
     for name in ports:
         if loss.kind(name) == "probs":
             cut[name] = cut[name] / cut[name].sum(-1, keepdim=True).clamp(min=1e-12)
-        if loss.kind(name) == "logits":  # labels are numbers of logits
-            cut |= {
-                n: v.clamp(max=_WIDTH - 1) for n, v in loss.inputs.items() if _is_label(loss, n)
-            }
     return _Loss(loss.step, loss.module, {**loss.inputs, **cut})
-
-
-def _is_label(loss: _Loss, name: str) -> bool:
-    return loss.kind(name) == "label"
 
 
 def _chance(loss: _Loss) -> float | None:
