@@ -22,6 +22,7 @@ from sslgraph.nodes.backbones import (
 )
 from sslgraph.nodes.base import Node, SettingError
 from sslgraph.nodes.places import cell, spread, visible_places
+from sslgraph.nodes.stems import shrink_stem
 from sslgraph.nodes.transformers import (
     TOKEN_STD,
     draw_cut_normal,
@@ -88,6 +89,8 @@ class Encoder(Node, use="encoder"):
                 `xavier_qkv`, where query, key and value count as a layer each and tokens come from
                 N(0, 1e-6) (MoCo v3); or `beit`, all from N(0, 0.02) cut off at 0.02, the last
                 layers of block l divided by the root of 2 l.
+            stem: First layers: the model's own, or `small`, one 3 x 3 convolution of stride 1 and
+                no pool, for residual networks on images of 32 pixels.
             norm: `none` leaves out the norm behind the last block, for a norm of the graph's own.
             taps: Blocks whose outputs are outputs of the node, the first being 1.
             freeze: Parts of the timm model that keep their first weights, such as `patch_embed`
@@ -104,6 +107,7 @@ class Encoder(Node, use="encoder"):
         masked: Literal["drop", "token"] | None = None
         position: Literal["own", "sincos"] = "own"
         init: Literal["own", "xavier", "xavier_qkv", "beit"] = "own"
+        stem: Literal["own", "small"] = "own"
         norm: Literal["own", "none"] = "own"
         taps: list[PositiveInt] = []
         freeze: list[str] = []
@@ -188,6 +192,8 @@ class Encoder(Node, use="encoder"):
     def _start(self) -> None:
         """First weights, and what is fixed or left out."""
         config, model = self.config, self.model
+        if config.stem == "small":
+            shrink_stem(model, config.arch)
         if not config.drop_path and "drop_path_rate" not in config.args:
             keep_paths(model, self.model_args)
         if config.position == "sincos":

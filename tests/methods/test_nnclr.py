@@ -57,10 +57,9 @@ def by_hand(method: Method) -> Nnclr:
     hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
     hand.predictor.load_state_dict(nodes["predictor"].layers.state_dict())
     hand = hand.double().train()
-    # a node holds its temperature in float32
-    hand.begin(
-        nodes["queue"].rows[0], 32 * BATCH / 256, RUN.total_steps, 1, float(torch.tensor(0.1))
-    )
+    temperature = nodes["loss"].temperature.item()
+    assert temperature == pytest.approx(0.1)
+    hand.begin(nodes["queue"].rows[0], 32 * BATCH / 256, RUN.total_steps, 1, temperature)
     return hand
 
 

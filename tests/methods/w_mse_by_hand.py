@@ -87,4 +87,5 @@ class WMse(nn.Module):
 def whiten(x: Tensor) -> Tensor:
     """Mean 0 and covariance 1: the inverse of the Cholesky factor."""
     factor = torch.linalg.cholesky(torch.cov(x.T))
-    return (x - x.mean(0)) @ torch.linalg.inv(factor).T
+    white: Tensor = (x - x.mean(0)) @ torch.linalg.inv(factor).T
+    return white

@@ -68,7 +68,9 @@ class SupCon(Loss, use="sup_con"):
         own = places[:, mine].reshape(-1, 1) == places.flatten()
         positive = same.repeat(views, views) & ~own
         log_p = functional.log_softmax(scores.masked_fill(own, -torch.inf), dim=-1)
-        return self._scale() * self._terms(log_p, positive).mean()
+        value = self._terms(log_p, positive).mean()
+        base = self.config.base_temperature
+        return value if base is None else value * self.temperature / base
 
     def _terms(self, log_p: Tensor, positive: Tensor) -> Tensor:
         """The value of each anchor: both inputs have an anchor a row."""
@@ -80,10 +82,8 @@ class SupCon(Loss, use="sup_con"):
         kept = torch.where(positive | ~some[:, None], log_p.clamp(min=-1e30), -torch.inf)
         return torch.where(some, count.clamp(min=1).log() - torch.logsumexp(kept, -1), 0)
 
-    def _scale(self) -> Tensor | float:
-        base = self.config.base_temperature
-        return 1.0 if base is None else self.temperature / base
-
     def chance(self, sizes: Mapping[str, int]) -> float:
         """All embeddings equal: ln(V B - 1) an anchor, if it has a positive."""
-        return float(self._scale()) * math.log(sizes["V"] * sizes["B"] - 1)
+        base = self.config.base_temperature
+        scale = 1.0 if base is None else float(self.temperature) / base
+        return scale * math.log(sizes["V"] * sizes["B"] - 1)
