@@ -207,7 +207,7 @@ def _made(loss: _Loss, rows: Rows) -> Inputs:
 
 
 def _counted(kind: str, value: Tensor) -> Tensor:
-    """Every place counts, and all alike: masks hide them all, weights of an image's places add up."""
+    """Every place counts, and all alike: masks hide them all, weights add up to 1."""
     if kind == "mask":
         return torch.ones_like(value)
     if kind == "weight":
