@@ -77,8 +77,8 @@ class RandomMask(Mask, use="random_mask"):
     """Hide places at random, as many in every image (MAE, section 3).
 
     Of N places int(N (1 - ratio)) stay visible, in floating point as in the published code. A draw
-    is a function of seed, node, view and sample position; with `same: batch` of the first position
-    of each forward pass, so that all its images hide the same places (MSN's code, which draws one
+    is a function of seed, node, view and sample position; with `same: batch` of the lowest position
+    in each forward pass, so that all its images hide the same places (MSN's code, which draws one
     mask in each process). In evaluation nothing is hidden.
 
     Shapes: image V B C H W -> mask V B N, true where hidden, N in raster order; visible is its
@@ -136,7 +136,8 @@ class RandomMask(Mask, use="random_mask"):
         """Masks of a batch of images, and their complements."""
         if self.config.same == "image":
             return super().forward(image, position)
-        one = super().forward(image, position[:, :1])
+        # the lowest one, so that the order of the images changes nothing
+        one = super().forward(image, position.amin(1, keepdim=True))
         return self.Outputs(*(mask.repeat(1, image.shape[1], 1) for mask in one))
 
     def _drawn(self, draws: Draws) -> Tensor:

@@ -61,6 +61,20 @@ def test_random_masks_differ_by_sample_view_and_seed() -> None:
     assert not torch.equal(other, made)
 
 
+def test_one_mask_for_a_batch() -> None:
+    """It differs by view and by batch, but not by the order of the images."""
+    node = make_node("random_mask", axes={"H": 64, "W": 64}, patch=8, ratio=0.5, same="batch")
+    image = torch.zeros(2, 4, 3, 64, 64)
+    first = node(image, torch.arange(4).unsqueeze(0))[0]
+    assert (first == first[:, :1]).all()
+    assert first.sum(-1).unique().tolist() == [32]
+    assert not torch.equal(first[0], first[1])
+    again = node(image, torch.tensor([[2, 0, 3, 1]]))[0]
+    later = node(image, torch.arange(4, 8).unsqueeze(0))[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
 def test_every_place_is_hidden_as_often() -> None:
     """Of 3000 masks 2250 hide a place; five standard deviations are 119."""
     hidden = masks_of(mask_node("random_mask", 32, patch=4), batch=3000, side=32)[0].sum(0)
