@@ -38,7 +38,7 @@ LAYERS = (
     ("evaluate",),
     ("train",),
     ("testing", "proving", "describe", "schema"),
-    ("cli",),
+    ("cli", "pytest_plugin"),
     ("__init__", "__main__"),
 )
 WITHOUT_TORCH = LAYERS[: LAYERS.index(("nodes",))]
@@ -262,9 +262,23 @@ def node_type_names(package: Path) -> set[str]:
     }
 
 
+def setting_words(package: Path) -> set[str]:
+    """Collect the words that settings may have: `Literal["imagenet", "swav"]` of statistics."""
+    return {
+        word.value
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "Literal"
+        for word in ast.walk(node.slice)
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    }
+
+
 def method_mentions(package: Path, methods: set[str]) -> list[str]:
-    """Find strings that are the name of a method, unless a node type has the name too."""
-    names = methods - node_type_names(package)
+    """Find strings that are the name of a method; a node type or a setting may have it too."""
+    names = methods - node_type_names(package) - setting_words(package)
     return [
         f"{where}: {text!r} is the name of a method"
         for where, text in strings_with_places(package)
