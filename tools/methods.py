@@ -2,10 +2,13 @@
 
     python tools/methods.py measure              # every method, seeds 0 1 2; minutes each
     python tools/methods.py measure byol --seeds 0
+    python tools/methods.py prove                # `sslgraph prove` of every method
     python tools/methods.py table                # the README and the pictures
 
 A measurement is a run of the `tiny` preset on the embedded digits. Results stand in
-`tools/methods.json` with date and commit; `table` reads nothing else but the methods themselves.
+`tools/methods.json`, `tools/proofs.json`, `tools/mutants.json` (`tools/mutate.py`) and
+`tools/collapse.json` (`tools/collapse.py`) with date and commit; `table` reads nothing else but the
+methods themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,9 @@ from sslgraph.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "methods.json"
+PROOFS = ROOT / "tools" / "proofs.json"
+MUTANTS = ROOT / "tools" / "mutants.json"
+COLLAPSE = ROOT / "tools" / "collapse.json"
 README = ROOT / "methods" / "README.md"
 SEEDS = (0, 1, 2)
 # Points of kNN; 2.8 are two standard errors of a difference near 12 % on 1,090 pictures.
@@ -44,9 +51,38 @@ def measure(names: Sequence[str], seeds: Sequence[int]) -> None:
             result = one_run(name, seed)
             known = read_results()  # only now: another process may measure beside this one
             found = {**known.get(name, {}).get("seeds", {}), str(seed): result}
-            today = datetime.datetime.now(datetime.UTC).date().isoformat()
-            known[name] = {"date": today, "commit": commit(), "seeds": dict(sorted(found.items()))}
+            known[name] = {
+                "date": today(),
+                "commit": commit(),
+                "seeds": dict(sorted(found.items())),
+            }
             write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def prove_all(names: Sequence[str]) -> bool:
+    """Prove small presets and keep what was found; whether nothing failed."""
+    from sslgraph.proving import prove
+
+    fine = True
+    for name in names:
+        start = time.perf_counter()
+        found = prove(sslgraph.load(name, preset="tiny"))
+        seconds = time.perf_counter() - start
+        for result in found:
+            print(f"{name}: {result}", flush=True)
+        failed = {r.name: r.found for r in found if r.status == "failed"}
+        known = read(PROOFS)
+        known[name] = {
+            "date": today(),
+            "commit": commit(),
+            "seconds": round(seconds, 1),
+            "passed": [r.name for r in found if r.status == "passed"],
+            "failed": failed,
+            "does_not_apply": {r.name: r.found for r in found if r.status == "does_not_apply"},
+        }
+        write_text(PROOFS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+        fine &= not failed
+    return fine
 
 
 def one_run(name: str, seed: int) -> dict[str, float]:
@@ -82,20 +118,54 @@ def table() -> None:
     """Write the README and a picture of each method."""
     results = read_results()
     for name in shipped_methods():
-        draw(sslgraph.load(name), ROOT / "methods" / f"{name}.svg")
+        draw(sslgraph.load(name), picture_of(name))
     write_text(README, text(results))
+
+
+def picture_of(name: str) -> Path:
+    """Where the picture of a method is: beside its file."""
+    return ROOT / "methods" / place_of(name).with_suffix(".svg")
+
+
+def place_of(name: str) -> Path:
+    """The file of a method, from the folder of methods."""
+    path = shipped_methods()[name]
+    return Path(*path.parts[path.parts.index("methods") + 1 :])
 
 
 def row(name: str, graph: sslgraph.Graph, result: Mapping[str, Any] | None) -> str:
     """One method as a line of the table."""
+    file = place_of(name)
+    title = f"[{graph.title or name}]({file})"
     cells = [
-        f"[{graph.title or name}]({name}.yaml) ([paper]({graph.paper}))",
-        f"[picture]({name}.svg)",
+        f"{title} ([paper]({graph.paper}))" if graph.paper else title,
+        graph.family,
+        f"[picture]({file.with_suffix('.svg')})",
         str(lines_of(graph)),
         str(len(checks_of(name))),
+        proved(read(PROOFS).get(name)),
+        judged(read(MUTANTS).get(name)),
         *reached(result),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def proved(result: Mapping[str, Any] | None) -> str:
+    """How many properties hold, of those that apply."""
+    if result is None:
+        return "not proved"
+    holds, fails = len(result["passed"]), len(result["failed"])
+    return f"{holds} of {holds + fails}"
+
+
+def judged(result: Mapping[str, Any] | None) -> str:
+    """How many mutants that change something are caught, and how many without goldens."""
+    if result is None:
+        return ""
+    real = [m for m in result["mutants"] if m["by"] != "equivalent"]
+    caught = sum(bool(m["by"]) for m in real)
+    early = sum(m["by"] in ("check", "prove") for m in real)
+    return f"{caught} ({early}) of {len(real)}"
 
 
 def reached(result: Mapping[str, Any] | None) -> list[str]:
@@ -122,14 +192,37 @@ def text(results: Mapping[str, Any]) -> str:
     """The README."""
     rows = [row(name, sslgraph.load(name), results.get(name)) for name in shipped_methods()]
     below = [name for name in shipped_methods() if name in results and not is_above(results[name])]
-    reasons = [f"- **{sslgraph.load(name).title}**: {REASONS[name]}" for name in below]
+    reasons = [f"- **{sslgraph.load(n).title or n}**: {REASONS[n]}" for n in below if n in REASONS]
     why = ["Not above untrained, and why:", "", *reasons, ""] if reasons else []
     head = [
-        "| method | wiring | lines | checks | kNN (%), each seed | untrained (%) | pixels (%) "
-        "| measured |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | family | wiring | lines | checks | proof | mutants | kNN (%), each seed "
+        "| untrained (%) | pixels (%) | measured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([INTRODUCTION, *head, *rows, "", EXPLANATION, *why])
+    return "\n".join([INTRODUCTION, *head, *rows, "", EXPLANATION, *why, *collapsed(), ""])
+
+
+def collapsed() -> list[str]:
+    """What happens without that which keeps features apart."""
+    found = read(COLLAPSE)
+    if not found:
+        return []
+    rows = [
+        f"| {sslgraph.load(name).title} | {case['what']} | {', '.join(case['warned'])} "
+        f"| {case['intact']['std']:.3f} -> {case['broken']['std']:.3f} "
+        f"| {case['intact']['rank']:.1f} -> {case['broken']['rank']:.1f} "
+        f"| {case['steps']} steps, {case['date']}, {case['commit']} |"
+        for name, case in found.items()
+    ]
+    return [
+        "Without what keeps features apart `check` warns, and a short run of the small preset "
+        "collapses (`python -m tools.collapse`): standard deviation and RankMe of the embedding "
+        "that the loss compares, intact and broken.",
+        "",
+        "| method | taken away | warning | std | RankMe | run |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 INTRODUCTION = """# Methods
@@ -155,6 +248,11 @@ REASONS = {
 EXPLANATION = """- **lines**: what `sslgraph show` prints, presets left out.
 - **checks**: tests against a version written by hand (loss, gradients and state over three
   optimizer steps) and against numbers of the recipe (sizes, losses, schedules), in `tests/methods`.
+- **proof**: properties of `sslgraph prove` that hold, of those that apply
+  (`python tools/methods.py prove`).
+- **mutants**: methods broken on purpose, a wire cut or crossed, a setting turned or state out of
+  order (`python -m tools.mutate`): those that were caught, in brackets those without the method's
+  goldens, of those that change loss or gradients.
 - **kNN**: top-1 of 20 nearest neighbours after the `tiny` preset, on 1,090 pictures of digits that
   training never saw (10 classes, chance 10.1 %). Beside it the same encoder untrained, and raw
   pixels.
@@ -181,10 +279,20 @@ def checks_of(name: str) -> list[str]:
 
 def read_results() -> dict[str, Any]:
     """What was measured so far."""
-    if not RESULTS.is_file():
+    return read(RESULTS)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file of results holds, nothing where there is none yet."""
+    if not path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def today() -> str:
+    """The date."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def commit() -> str:
@@ -200,6 +308,8 @@ def main() -> None:
     runs = commands.add_parser("measure", help="run small presets")
     runs.add_argument("names", nargs="*", metavar="METHOD")
     runs.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    proofs = commands.add_parser("prove", help="prove small presets")
+    proofs.add_argument("names", nargs="*", metavar="METHOD")
     commands.add_parser("table", help="write methods/README.md and the pictures")
     given = parser.parse_args()
     if given.command == "table":
@@ -209,6 +319,8 @@ def main() -> None:
     unknown = sorted(set(names) - set(shipped_methods()))
     if unknown:
         parser.error(f"no method {', '.join(unknown)}; there are {', '.join(shipped_methods())}")
+    if given.command == "prove":
+        sys.exit(0 if prove_all(names) else 1)
     measure(names, given.seeds)
 
 

@@ -185,6 +185,7 @@ def _goldens(name: str, source: str | Path) -> str:
     files = {**known, name: Path(source)} if source != name else known
     output = io.StringIO()
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", "-p", "no:xdist"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # all is imported already
     with (
         mock.patch.object(loading, "shipped_methods", return_value=files),
         contextlib.redirect_stdout(output),

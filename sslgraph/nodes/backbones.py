@@ -178,6 +178,14 @@ def keep_paths(model: nn.Module, arguments: dict[str, Any]) -> None:
             arguments["drop_path_rate"] = 0.0
 
 
+def flatten_paths(model: nn.Module, rate: float) -> None:
+    """Give all blocks of a model one rate of stochastic depth (DINOv2)."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if name.startswith("drop_path") and isinstance(child, (DropPath, nn.Identity)):
+                setattr(module, name, DropPath(rate))
+
+
 def leave_out_norm(model: Any, arguments: dict[str, Any]) -> None:
     """Take the norm behind the last block out of a model.
 

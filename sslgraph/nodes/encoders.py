@@ -15,6 +15,7 @@ from sslgraph.errors import did_you_mean
 from sslgraph.nodes.backbones import (
     Need,
     blocks_exist,
+    flatten_paths,
     freeze,
     keep_paths,
     leave_out_norm,
@@ -96,6 +97,7 @@ class Encoder(Node, use="encoder"):
             freeze: Parts of the timm model that keep their first weights, such as `patch_embed`
                 (MoCo v3, section 4.3).
             drop_path: Highest rate of stochastic depth; none unless given, whatever timm has.
+            drop_path_shape: Whether rates grow from 0 to it along the blocks, or all are it.
             attention_drop: Rate of dropout on the weights of attention, of vision transformers.
             args: Further arguments of `timm.create_model`.
             batch_norm: Whose samples share statistics; the run's rule if absent.
@@ -112,6 +114,7 @@ class Encoder(Node, use="encoder"):
         taps: list[PositiveInt] = []
         freeze: list[str] = []
         drop_path: float = Field(default=0.0, ge=0, lt=1)
+        drop_path_shape: Literal["linear", "flat"] = "linear"
         attention_drop: float = Field(default=0.0, ge=0, lt=1)
         args: dict[str, Any] = {}
         batch_norm: BatchNormSpec | None = None
@@ -194,8 +197,7 @@ class Encoder(Node, use="encoder"):
         config, model = self.config, self.model
         if config.stem == "small":
             shrink_stem(model, config.arch)
-        if not config.drop_path and "drop_path_rate" not in config.args:
-            keep_paths(model, self.model_args)
+        self._set_paths()
         if config.position == "sincos":
             fix_positions(model)
         if config.init in ("xavier", "xavier_qkv"):
@@ -211,6 +213,14 @@ class Encoder(Node, use="encoder"):
             leave_out_norm(model, self.model_args)
         for place, name in enumerate(config.freeze):
             freeze(model, name, place)
+
+    def _set_paths(self) -> None:
+        """Stochastic depth where it is asked for, and no other."""
+        rate = self.config.drop_path
+        if not rate and "drop_path_rate" not in self.config.args:
+            keep_paths(self.model, self.model_args)
+        if rate and self.config.drop_path_shape == "flat":
+            flatten_paths(self.model, rate)
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that images and masks have the sizes that the model was built for."""

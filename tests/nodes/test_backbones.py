@@ -336,3 +336,19 @@ def test_blocks_that_are_not_there_are_refused_at_their_number() -> None:
     found = sslgraph.check(sslgraph.load(graph(taps=[1, 7])))
     problem = next(p for p in found if p.severity == "error")
     assert (problem.code, problem.title) == ("E404", "encoder: vit_tiny_patch16_224 has no block 7")
+
+
+@pytest.mark.parametrize(("shape", "rates"), [("linear", [0.0, 0.2, 0.4]), ("flat", [0.4] * 3)])
+def test_rates_of_stochastic_depth(image: Tensor, shape: str, rates: list[float]) -> None:
+    args = {"depth": 3, "patch_size": 4, "embed_dim": 24, "num_heads": 2}
+    node: Any = sslgraph.node(
+        "encoder",
+        arch="vit_tiny_patch16_224",
+        drop_path=0.4,
+        drop_path_shape=shape,
+        args=args,
+        axes={"C": 3, "H": 8, "W": 8},
+    )
+    for block, rate in zip(node.model.blocks, rates, strict=True):
+        for path in (block.drop_path1, block.drop_path2):
+            assert getattr(path, "drop_prob", 0.0) == pytest.approx(rate)
