@@ -40,5 +40,6 @@ def on_ranks() -> Iterator[OnRanks]:
     """
     from sslgraph.proving.pool import Pool
 
-    with Pool(paths=[str(ROOT)]) as pool:
-        yield pool
+    pool = Pool(paths=[str(ROOT)])
+    yield pool
+    pool.close()

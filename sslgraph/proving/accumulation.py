@@ -11,7 +11,7 @@ from sslgraph.nodes.base import Node
 from sslgraph.nodes.batch_norm import BatchNorm
 from sslgraph.plan import Step
 from sslgraph.proving.case import TOLERANCE, Case, Gradients, apart, furthest, gradients, told
-from sslgraph.proving.given import watched
+from sslgraph.proving.given import Given, watched
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 
 
@@ -24,9 +24,10 @@ def accumulation(case: Case) -> str:
     ]
     if reasons:
         raise InapplicableError(listed(dict.fromkeys(reasons), most=2))
-    whole = case.forward(method, case.given())
+    given = with_masks(case, case.given())
+    whole = case.forward(method, given)
     expected = gradients(method, whole.loss)
-    halves = [case.forward(method, half) for half in case.given().halves()]
+    halves = [case.forward(method, half) for half in given.halves()]
     for name, term in whole.terms.items():
         mean = torch.stack([half.terms[name] for half in halves]).mean()
         if not apart(term, mean) <= TOLERANCE:
@@ -38,10 +39,60 @@ def accumulation(case: Case) -> str:
     if not worst <= TOLERANCE:
         text = f"the gradient of {name} is off by {worst:.1e} over two halves of a batch"
         raise BrokenError(text, name.partition(".")[0])
-    return f"loss and gradients of two halves of {case.batch} images, apart by {worst:.0e} at most"
+    done = f"loss and gradients of two halves of {case.batch} images"
+    return f"{done}, apart by {worst:.0e} at most{told_masks(case)}"
+
+
+def with_masks(case: Case, given: Given, of: Given | None = None) -> Given:
+    """A batch with the masks that are drawn for all its images together, for halves to keep.
+
+    Args:
+        case: The case.
+        given: The batch.
+        of: Another batch whose masks it gets.
+    """
+    names = _batch_masks(case)
+    if not names:
+        return given
+    method = case.method()
+    with watched(method, names) as calls:
+        case.forward(method, of or given)
+    made = {(name, port): v for name in names for port, v in calls[name].kept.items()}
+    return given.fed(made)
+
+
+def told_masks(case: Case) -> str:
+    """That masks are those of the whole batch, where it matters."""
+    names = _batch_masks(case)
+    return f"; masks of the whole batch: {listed(names)}" if names else ""
+
+
+def _batch_masks(case: Case) -> list[str]:
+    """The nodes that draw the masks of a batch together.
+
+    They say `same: batch`, or that masks are even within a batch with another number in the next.
+    """
+    found = []
+    for step in case.plan.steps:
+        for port in step.declaration.outputs:
+            shape = case.sizes.shapes.get((step.name, port), ())
+            if shape and case.plan.kinds.get((step.name, port)) == "mask":
+                visible = step.declaration.mask_counts(step.config, shape[-1]).get(port)
+                uneven = visible is not None and visible.even and visible.known is None
+                if uneven or getattr(step.config, "same", "") == "batch":
+                    found.append(step.name)
+    return list(dict.fromkeys(found))
+
+
+def _compares(node: Node) -> bool:
+    """Whether a node declares that it looks at images beside each other."""
+    reads = node.declaration.reads
+    gathers = any(port in reads and how != "no" for port, how in node.gathers.items())
+    return gathers or node.prevents in SPREADS or hasattr(node.config, "ranks")
 
 
 def _mean(found: list[Gradients]) -> Gradients:
+    """The mean of several sets of gradients, name by name."""
     means: Gradients = {}
     for name in found[0]:
         parts = [part for each in found if (part := each[name]) is not None]
@@ -55,11 +106,8 @@ def _reasons(step: Step, module: Node) -> Iterator[str]:
     if declared.writes == "batch":
         yield f"{step.name} is written by each forward pass"
     for part in module.modules():
-        if isinstance(part, Node):
-            reads = part.declaration.reads
-            gathers = any(port in reads and how != "no" for port, how in part.gathers.items())
-            if gathers or part.prevents in SPREADS or hasattr(part.config, "ranks"):
-                yield f"{part.declaration.use} compares the images of a batch"
+        if isinstance(part, Node) and _compares(part):
+            yield f"{part.declaration.use} compares the images of a batch"
     if step.trained and any(isinstance(part, BatchNorm) for part in module.modules()):
         yield f"{step.name} normalises over the batch"
 

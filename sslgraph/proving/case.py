@@ -42,7 +42,7 @@ STEPS = 100 * EPOCH
 _IMAGES = 8
 _MOST_FLOPS = 8e9  # of a forward and backward pass: a second or two on a core
 _NUDGE = 0.02
-_NOISE = 1e-6  # gradients this far below the largest one are rounding
+NOISE = 1e-6  # gradients this far below the largest one are rounding
 
 Gradients = dict[str, Tensor | None]
 
@@ -78,16 +78,15 @@ class Case:
             GraphError: The graph has errors.
             ProofError: It is too large for a CPU.
         """
-        batch = _images(graph)
-        run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
-        graph = replace(graph, train=run)
-        with FlopCounterMode(display=False) as counter:
-            found = report(graph)
-        wrong = errors_of(found.problems)
-        if wrong or found.plan is None or found.sizes is None:
-            raise GraphError(tuple(wrong))
-        _refuse_large(graph, counter.get_total_flops() * batch / META_BATCH)
-        return cls(graph, found.plan, found.sizes, batch, on_ranks)
+        for batch in _batches(graph):
+            run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+            small = replace(graph, train=run)
+            with FlopCounterMode(display=False) as counter:
+                found = report(small)
+            if not errors_of(found.problems) and found.plan and found.sizes:
+                _refuse_large(graph, counter.get_total_flops() * batch / META_BATCH)
+                return cls(small, found.plan, found.sizes, batch, on_ranks)
+        raise GraphError(tuple(errors_of(found.problems)))
 
     # -- what is fed ------------------------------------------------------------------------------
 
@@ -127,7 +126,18 @@ class Case:
                 parameter.add_(noise.to(parameter.dtype), alpha=_NUDGE)
         for _, node in method.nodes.items():
             node.constrain()
+        self._show_epoch(method)
         return method
+
+    @torch.no_grad()
+    def _show_epoch(self, method: Method) -> None:
+        """Let what is renewed at the end of an epoch have seen one."""
+        declared = [step.declaration for step in self.plan.steps]
+        if not any("epoch" in (d.writes, d.commits) for d in declared):
+            return
+        for number in range(EPOCH):
+            self.forward(method, self.given(number))
+            method.after_step()
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -197,7 +207,7 @@ def apart(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
 def furthest(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> tuple[float, str]:
     """The largest relative difference of two sets of gradients, and whose it is."""
     every = [g for g in (*a.values(), *b.values()) if g is not None and g.numel()]
-    scale = max((float(g.abs().max()) for g in every), default=0.0) * _NOISE
+    scale = max((float(g.abs().max()) for g in every), default=0.0) * NOISE
     worst = (0.0, "")
     for name in {**a, **b}:
         one, other = a.get(name), b.get(name)
@@ -254,14 +264,30 @@ def share_all(method: Method) -> bool:
     return moved
 
 
-def _images(graph: Graph) -> int:
-    """Images of a batch, so that half of it still has several in each group of a batch norm."""
+def _batches(graph: Graph) -> Iterator[int]:
+    """Images of a batch, as few as nodes may take.
+
+    Half of a batch still has several in each group of a batch norm. Nodes that refuse so few, since
+    they cut a batch into parts, may take more, and twice as many where a batch is halved.
+    """
     groups = [graph.train.batch_norm.groups]
     for spec in graph.nodes.values():
         rule = spec.settings.get("batch_norm")
         given = rule.get("groups") if isinstance(rule, Mapping) else None
         groups += [given] if isinstance(given, int) and given > 0 else []
-    return _IMAGES * math.lcm(*groups)
+    fewest = _IMAGES * math.lcm(*groups)
+    yield fewest
+    if not errors_of(report(graph).problems):  # else the graph is wrong, not the batch
+        for batch in _doubled(fewest, graph.train.batch_size):
+            run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+            if not errors_of(report(replace(graph, train=run)).problems):
+                yield 2 * batch
+    yield graph.train.batch_size
+
+
+def _doubled(first: int, last: int) -> Iterator[int]:
+    while (first := 2 * first) < last:
+        yield first
 
 
 def _refuse_large(graph: Graph, flops: float) -> None:

@@ -20,7 +20,7 @@ from sslgraph.ports import BATCH
 
 LABELS = 2  # every classifier has as many classes
 WORDS = 3
-EPOCH = 2  # batches of the tiny data set, after which sample numbers begin again
+EPOCH = 8  # batches of the tiny data set, after which numbers of images begin again
 
 
 @dataclass(frozen=True)
@@ -166,24 +166,37 @@ class Call:
 
 @contextmanager
 def watched(method: Method, names: Iterable[str]) -> Iterator[dict[str, Call]]:
-    """Within it the calls of these nodes are written down."""
+    """Within it the calls of these nodes are written down, but for those by other nodes.
+
+    A node that repeats others may call their modules, on other inputs.
+    """
     calls: dict[str, Call] = {}
+    wanted, active = set(names), list[str]()
     handles = []
 
     def watch(name: str) -> None:
-        def look(module: Any, args: tuple[Any, ...], result: Any) -> None:
-            ports = list(module.declaration.outputs)
-            parts = (result,) if len(ports) == 1 else tuple(result)
-            outputs = dict(zip(ports, parts, strict=True))
-            kept = {port: value.detach().clone() for port, value in outputs.items()}
-            calls[name] = Call(args, outputs, kept)
+        def enter(module: Any, args: tuple[Any, ...]) -> None:
+            active.append(name)
 
-        handles.append(method.nodes[name].register_forward_hook(look))
+        def leave(module: Any, args: tuple[Any, ...], result: Any) -> None:
+            active.pop()
+            if name in wanted and not active:
+                calls[name] = _written_down(module, args, result)
 
-    for name in names:
+        handles.append(method.nodes[name].register_forward_pre_hook(enter))
+        handles.append(method.nodes[name].register_forward_hook(leave))
+
+    for name in method.nodes:
         watch(name)
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _written_down(module: Any, args: tuple[Any, ...], result: Any) -> Call:
+    ports = list(module.declaration.outputs)
+    parts = (result,) if len(ports) == 1 else tuple(result)
+    outputs = dict(zip(ports, parts, strict=True))
+    return Call(args, outputs, {port: value.detach().clone() for port, value in outputs.items()})

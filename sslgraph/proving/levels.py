@@ -28,12 +28,12 @@ Inputs = dict[str, Tensor]
 
 @dataclass
 class _Loss:
-    """One loss with the inputs that it got in a forward pass, made small.
+    """One loss with the inputs that it got in a forward pass.
 
     Args:
         step: Its step.
         module: The node.
-        inputs: What it got, float64, rows cut to a few numbers where it was built for no width.
+        inputs: What it got, float64.
     """
 
     step: Step
@@ -97,12 +97,11 @@ def _losses(case: Case, method: Method) -> Iterator[_Loss]:
         module.requires_grad_(requires_grad=False)
         values = zip(step.declaration.reads, calls[name].args, strict=True)
         inputs = {port: value.detach() for port, value in values if value is not None}
-        loss = _Loss(step, module, inputs)
-        yield _narrow(loss)
+        yield _Loss(step, module, inputs)
 
 
 def _narrow(loss: _Loss) -> _Loss:
-    """The loss with rows of a few numbers, where it is built for any width."""
+    """The loss with rows of a few numbers, where it was built for no width."""
     ports = {name: loss.step.declaration.inputs[name].axes for name in loss.features}
     if any(loss.kind(name) == "label" for name in loss.inputs):
         return loss  # a label names one of the numbers
@@ -123,7 +122,7 @@ def _chance(loss: _Loss) -> float | None:
         return None
     found = [float(loss.value(_made(loss, rows))) for rows in (_equal, _nothing)]
     nearest = min(found, key=lambda value: abs(value - level))
-    if not abs(nearest - level) <= _CLOSE * max(1.0, abs(level)):
+    if not abs(nearest - level) <= _reach(level):
         raise BrokenError(
             f"{loss.step.name} declares chance at {level:.6g}, but where all images look alike it "
             f"is {nearest:.6g}",
@@ -133,29 +132,46 @@ def _chance(loss: _Loss) -> float | None:
 
 
 def _floor(loss: _Loss) -> float | None:
-    """The declared floor, after it was reached; None where none is declared."""
-    level = loss.level("floor", loss.inputs)
-    if level is None:
-        return None
-    reach = _CLOSE * max(1.0, abs(level))
+    """The declared floor, after it was reached; None where none is declared.
+
+    Rows of a few numbers can be uncorrelated, those of many as far apart as the corners of a
+    simplex: a loss reaches its floor with one of them.
+    """
+    misses = []
+    for form in (_narrow(loss), loss):
+        level = form.level("floor", form.inputs)
+        if level is None:
+            return None
+        lowest = _lowest(form, level)
+        if lowest <= level + _reach(level):
+            return level
+        misses.append((lowest - level, level, lowest))
+    _, level, lowest = min(misses)
+    raise BrokenError(
+        f"{loss.step.name} declares a floor of {level:.6g}, but no inputs were found below "
+        f"{lowest:.6g}",
+        loss.step.name,
+    )
+
+
+def _lowest(loss: _Loss, level: float) -> float:
+    """The lowest value that was found, which is not below the floor."""
     lowest = math.inf
     for rows in (_agreeing, _uncorrelated, _corners, _certain):
         start = _made(loss, rows)
         lowest = min(lowest, float(loss.value(start)))
-        if lowest > level + reach:
+        if lowest > level + _reach(level):
             lowest = min(lowest, _descended(loss, start))
-        if lowest < level - reach:
+        if lowest < level - _reach(level):
             raise BrokenError(
                 f"{loss.step.name} declares a floor of {level:.6g}, but goes down to {lowest:.6g}",
                 loss.step.name,
             )
-    if lowest > level + reach:
-        raise BrokenError(
-            f"{loss.step.name} declares a floor of {level:.6g}, but no inputs were found below "
-            f"{lowest:.6g}",
-            loss.step.name,
-        )
-    return level
+    return lowest
+
+
+def _reach(level: float) -> float:
+    return _CLOSE * max(1.0, abs(level))
 
 
 def _descended(loss: _Loss, start: Inputs) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from sslgraph.describe.wording import plural
 from sslgraph.method import Method
+from sslgraph.proving.accumulation import told_masks, with_masks
 from sslgraph.proving.case import TOLERANCE, Case, apart, descend, furthest, gradients, told
+from sslgraph.proving.given import Given
 from sslgraph.proving.result import BrokenError
 
 _STEPS = 2
@@ -29,29 +34,38 @@ def autocast(case: Case) -> str:
 
 
 def compiled(case: Case) -> str:
-    """`torch.compile` gives the same loss and gradients, and compiles once for all steps."""
+    """`torch.compile` gives the same loss and gradients, and compiles once for all steps.
+
+    Masks whose number of places differs from batch to batch change shapes; those of the first batch
+    serve all steps.
+    """
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     plain, fast = case.method(), case.method()
     fast.compile(backend=counter)
     worst, frames = 0.0, []
     try:
-        for number in range(_STEPS):
-            worst = max(worst, _compared(case, number, plain, fast))
-            frames.append(counter.frame_count)
+        with warnings.catch_warnings():
+            # what one region hands to the next is looked at by torch as if it were a weight
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            for number in range(_STEPS):
+                given = with_masks(case, case.given(number), of=case.given(0))
+                worst = max(worst, _compared(case, given, plain, fast))
+                frames.append(counter.frame_count)
     finally:
         torch._dynamo.reset()
     if frames[-1] != frames[-2]:
         raise BrokenError(
-            f"step {_STEPS} was compiled anew ({frames[-1] - frames[-2]} regions): a number that "
-            "changes reaches the code as a constant"
+            f"step {_STEPS} was compiled anew ({plural(frames[-1] - frames[-2], 'region')}): a "
+            "number that changes reaches the code as a constant"
         )
-    return f"{_STEPS} steps, {frames[-1]} regions, apart by {worst:.0e} at most"
+    regions = plural(frames[-1], "region")
+    return f"{_STEPS} steps, {regions}, apart by {worst:.0e} at most{told_masks(case)}"
 
 
-def _compared(case: Case, number: int, plain: Method, fast: Method) -> float:
+def _compared(case: Case, given: Given, plain: Method, fast: Method) -> float:
     """Do a step on both; how far apart the gradients are."""
-    one, other = (case.forward(method, case.given(number)) for method in (plain, fast))
+    one, other = (case.forward(method, given) for method in (plain, fast))
     for name, term in one.terms.items():
         if not apart(term, other.terms[name]) <= TOLERANCE:
             raise BrokenError(

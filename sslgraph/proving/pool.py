@@ -25,26 +25,32 @@ class PoolError(RuntimeError):
 class Pool:
     """Processes joined by gloo, each with one thread; a context manager.
 
-    They start at once and are ready when the first task comes. A function and its arguments are
-    sent to them, so they stand at the top of a module.
+    They start with the first task, or before by `start`, and live until `close`. A function and its
+    arguments are sent to them, so they stand at the top of a module.
 
     Args:
         paths: Folders from which modules are imported there too.
     """
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
+        self._paths = list(paths)
+        self._pipes: list[Connection[Any, Any]] = []
+        self._workers: list[BaseProcess] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def start(self) -> None:
+        """Start the processes where they do not run yet; they get ready while others work."""
+        if self._workers:
+            return
         import torch.multiprocessing as mp
 
         context = mp.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="sslgraph-")
         store = str(Path(self._folder.name) / "store")
-        self._pipes: list[Connection[Any, Any]] = []
-        self._workers: list[BaseProcess] = []
         for rank in range(RANKS):
             ours, theirs = context.Pipe()
-            worker = context.Process(
-                target=_work, args=(rank, store, theirs, list(paths)), daemon=True
-            )
+            given = (rank, store, theirs, self._paths)
+            worker = context.Process(target=_work, args=given, daemon=True)
             worker.start()
             theirs.close()
             self._pipes.append(ours)
@@ -54,8 +60,9 @@ class Pool:
         """Run a function in every process.
 
         Raises:
-            PoolError: It failed in one of them; the text is its traceback.
+            PoolError: It failed in one of them, and the text says how, or nothing comes back.
         """
+        self.start()
         for pipe in self._pipes:
             pipe.send((function, arguments))
         answers = [self._answer(pipe, function.__name__) for pipe in self._pipes]
@@ -75,9 +82,12 @@ class Pool:
             worker.join(10)
             if worker.is_alive():
                 worker.terminate()
-        self._folder.cleanup()
+        self._pipes, self._workers = [], []
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def __enter__(self) -> Pool:
+        self.start()
         return self
 
     def __exit__(

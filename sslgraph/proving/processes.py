@@ -13,7 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslgraph.method import Method
-from sslgraph.proving.case import TOLERANCE, Case, Gradients, apart, descend, furthest, gradients
+from sslgraph.proving.accumulation import told_masks, with_masks
+from sslgraph.proving.case import (
+    NOISE,
+    TOLERANCE,
+    Case,
+    Gradients,
+    apart,
+    descend,
+    furthest,
+    gradients,
+)
 from sslgraph.proving.given import Given, fed
 from sslgraph.proving.halves import Buffers, halve_local, shuffled_buffers
 from sslgraph.proving.pool import RANKS, Pool
@@ -48,12 +58,12 @@ def processes(case: Case) -> str:
     """
     if case.batch % RANKS:
         raise InapplicableError(f"{case.batch} images can't be halved")
-    batches = [case.given(number) for number in range(_STEPS)]
     method = case.method()
     buffers, local = halve_local(method)
+    batches = [with_masks(case, case.given(number)) for number in range(_STEPS)]
     expected = _train(method, batches, lambda value: value)
-    halves = list(zip(*(given.halves() for given in batches), strict=True))
-    payload = pickle.dumps((case.method(), [list(half) for half in halves]))
+    halves = [given.halves() for given in batches]
+    payload = pickle.dumps((case.method(), halves))
     if case.on_ranks is None:
         with Pool() as pool:
             answers = pool(run_rank, _homes(case), payload)
@@ -63,6 +73,7 @@ def processes(case: Case) -> str:
     worst = _compare_steps(case, expected, found[0])
     worst = max(worst, _compare_state(buffers(), found, shuffled_buffers(method)))
     note = f"; each with statistics of its own: {listed(local)}" if local else ""
+    note += told_masks(case)
     return f"{RANKS} x {case.batch // RANKS} images, {_STEPS} steps, apart by {worst:.0e}{note}"
 
 
@@ -80,7 +91,7 @@ def run_rank(rank: int, homes: Sequence[tuple[str, str]], payload: bytes) -> byt
         else:
             importlib.import_module(name)
     method, halves = pickle.loads(payload)
-    return pickle.dumps(_train(method, halves[rank], _mean))
+    return pickle.dumps(_train(method, [step[rank] for step in halves], _mean))
 
 
 def _mean(value: Tensor) -> Tensor:
@@ -144,11 +155,12 @@ def _compare_state(expected: list[Buffers], found: list[_Trained], in_the_mean: 
     """How far apart the buffers of each process are from those that it should have."""
     worst = 0.0
     for rank, buffers in enumerate(expected):
+        scales = _scales(buffers)
         for name, buffer in buffers.items():
             own = found[rank].buffers[name]
             if name in in_the_mean:
                 own = torch.stack([each.buffers[name].double() for each in found]).mean(0)
-            difference = apart(buffer, own)
+            difference = apart(buffer, own, scales.get(name.partition(".")[0], 0.0))
             if not difference <= TOLERANCE:
                 raise BrokenError(
                     f"{name} of process {rank} is off by {difference:.1e} after {_STEPS} steps",
@@ -156,3 +168,13 @@ def _compare_state(expected: list[Buffers], found: list[_Trained], in_the_mean: 
                 )
             worst = max(worst, difference)
     return worst
+
+
+def _scales(buffers: Buffers) -> dict[str, float]:
+    """For each node what is rounding beside its largest value, such as a mean that is 0."""
+    found: dict[str, float] = {}
+    for name, buffer in buffers.items():
+        if buffer.is_floating_point() and buffer.numel():
+            node = name.partition(".")[0]
+            found[node] = max(found.get(node, 0.0), float(buffer.abs().max()) * NOISE)
+    return found

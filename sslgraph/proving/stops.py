@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslgraph.describe.wording import plural
 from sslgraph.method import Method
@@ -123,9 +123,9 @@ def _own_weights(case: Case, step: Step) -> int:
     method = case.method()
     module = method.nodes[step.name]
     own = dict(module.named_parameters())
-    if step.declaration.stops_gradient:  # a stop holds, whatever its weights ask for
-        module.requires_grad_(requires_grad=True)
-    loss = case.forward(method, case.given()).loss
+    # a stop holds, whatever its weights ask for; other calls of its modules are not its own
+    with _asking(module if step.declaration.stops_gradient else None):
+        loss = case.forward(method, case.given()).loss
     asked = {name: weight for name, weight in own.items() if weight.requires_grad}
     if not asked or not loss.requires_grad:
         return len(own)
@@ -138,6 +138,24 @@ def _own_weights(case: Case, step: Step) -> int:
                 step.name,
             )
     return len(own)
+
+
+@contextmanager
+def _asking(module: nn.Module | None) -> Iterator[None]:
+    """Within it the weights of a module ask for gradients while it is called, and afterwards."""
+    if module is None:
+        yield
+        return
+    enter = module.register_forward_pre_hook(lambda *_: module.requires_grad_() and None)
+    leave = module.register_forward_hook(
+        lambda *_: module.requires_grad_(requires_grad=False) and None
+    )
+    try:
+        yield
+        module.requires_grad_()
+    finally:
+        enter.remove()
+        leave.remove()
 
 
 def _batch_before(case: Case) -> int:

@@ -18,7 +18,7 @@ def test_a_node_that_differs_when_compiled_is_found() -> None:
 
 def test_a_node_that_is_compiled_anew_is_found() -> None:
     assert failure(with_node("broken_constant"), "compiled") == (
-        "step 2 was compiled anew (1 regions): a number that changes reaches the code as a constant"
+        "step 2 was compiled anew (1 region): a number that changes reaches the code as a constant"
     )
 
 
@@ -26,4 +26,4 @@ def test_sound_graphs_pass() -> None:
     found = passes(with_loss("nt_xent"), "autocast")
     assert re.fullmatch(r"loss \S+ in bfloat16, \S+ in float64, gradients finite", found)
     found = passes(with_loss("nt_xent"), "compiled")
-    assert re.fullmatch(r"2 steps, 1 regions, apart by \S+ at most", found)
+    assert re.fullmatch(r"2 steps, 1 region, apart by \S+ at most", found)

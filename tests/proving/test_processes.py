@@ -50,9 +50,7 @@ def test_a_statistic_that_says_whose_it_is_has_its_own_reference(on_ranks: OnRan
 
 
 @pytest.mark.parametrize("per", ["view", "none"])
-@pytest.mark.parametrize(
-    ("ranks", "groups"), [("all", 1), ("own", 1), ("own", 2), ("shuffled", 1), ("shuffled", 2)]
-)
+@pytest.mark.parametrize(("ranks", "groups"), [("all", 1), ("own", 1), ("own", 2), ("shuffled", 2)])
 def test_every_rule_of_batch_norm_passes(
     on_ranks: OnRanks, per: str, ranks: str, groups: int
 ) -> None:
