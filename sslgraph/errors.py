@@ -102,9 +102,18 @@ def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(unique, key=lambda p: (p.span.file, p.span.line, p.span.line and p.span.column))
 
 
-def did_you_mean(word: str, known: Iterable[str], *, show: str = "known") -> str:
-    """`did you mean 'x'?` for a near miss, else the list of what there is."""
-    names = sorted(set(known))
+def did_you_mean(
+    word: str, known: Iterable[str], *, show: str = "known", in_order: bool = False
+) -> str:
+    """`did you mean 'x'?` for a near miss, else the list of what there is.
+
+    Args:
+        word: What was written.
+        known: What could have been meant.
+        show: What the list is called.
+        in_order: Whether the list keeps the order of `known`; else it is sorted.
+    """
+    names = list(dict.fromkeys(known)) if in_order else sorted(set(known))
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"

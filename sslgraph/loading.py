@@ -234,7 +234,8 @@ def _near(path: Path) -> str:
     except OSError:
         names = []
     files = [str(folder / name) for name in names if name.endswith(_SUFFIXES)]
-    return did_you_mean(str(path), [*shipped_methods(), *files], show="methods and files")
+    known = [*sorted(files), *shipped_methods()]
+    return did_you_mean(str(path), known, show="files and methods", in_order=True)
 
 
 def _shown(path: Path) -> str:

@@ -128,9 +128,9 @@ def test_missing_files_and_near_misses(tmp_path: Path, monkeypatch: pytest.Monke
     expected = {
         "simclrr": "did you mean 'simclr'?",
         "mien.yaml": "did you mean 'mine.yaml'?",
-        "folder.yaml": "methods and files: ",
+        "folder.yaml": "files and methods: ",
         "pipe.yaml": "",
-        "no/such/file.yaml": "methods and files: ",
+        "no/such/file.yaml": "files and methods: ",
         "mine.yaml/x.yaml": "",
         "a\0b": "",
         "x" * 5000: "",

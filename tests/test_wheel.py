@@ -52,7 +52,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_methods_data_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        methods = {path.name: path.read_bytes() for path in (ROOT / "methods").glob("*.yaml")}
+        folder = ROOT / "methods"
+        files = folder.rglob("*.yaml")
+        methods = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
         carried = {
             name.removeprefix("sslgraph/_methods/"): archive.read(name)
             for name in names
@@ -83,7 +85,7 @@ def test_the_installed_wheel_loads_every_method_and_the_digits(wheel: Path, tmp_
     found = json.loads(done.stdout)
     assert Path(found["home"]).is_relative_to(target)
     assert f"sslgraph-{found['version']}-py3-none-any.whl" == wheel.name
-    assert set(found["graphs"]) == {path.stem for path in (ROOT / "methods").glob("*.yaml")}
+    assert set(found["graphs"]) == {path.stem for path in (ROOT / "methods").rglob("*.yaml")}
     assert all(found["graphs"].values())
     # Counts of each class as the data set's own description gives them.
     assert found["images"] == [1797, 8, 8]

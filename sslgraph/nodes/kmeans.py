@@ -19,7 +19,7 @@ _SCORES = 2**26
 
 
 class KmeansBank(Node, use="kmeans_bank"):
-    """Keep an embedding of every image, and cluster them at the end of each epoch (DeepCluster-v2).
+    """Keep every image's embedding and cluster them each epoch (DeepCluster-v2).
 
     During an epoch the embeddings of each batch are stored under the numbers of their images, at
     unit length; that costs no pass of its own. At its end they are clustered by spherical k-means:

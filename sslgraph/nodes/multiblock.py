@@ -54,7 +54,7 @@ class ContextBlock(BaseModel):
 
 
 class MultiblockMask(Node, use="multiblock_mask"):
-    """Hide blocks to be predicted from the rest of a large square (I-JEPA, section 3 and fig. 4).
+    """Hide blocks to be predicted from the rest of a square (I-JEPA, section 3).
 
     As in the released code: one uniform number u gives a block its scale and its aspect, low + u
     (high - low) each; height and width are rounded and at most one less than the grid's. A corner

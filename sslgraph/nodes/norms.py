@@ -13,7 +13,7 @@ from sslgraph.schedules import Finite
 
 
 class LayerNorm(Node, use="layer_norm"):
-    """Subtract from each row its mean and divide it by its standard deviation (Ba et al., eq. 3).
+    """Put each row to mean 0 and standard deviation 1 (Ba et al., eq. 3).
 
     With `affine` each of the D numbers has a learned scale, 1 at first, and shift, 0.
 

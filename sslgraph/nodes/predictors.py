@@ -19,7 +19,7 @@ from sslgraph.ports import Identities, In, Member, Out, Ports
 
 
 class TokenPredictor(OnGrid, use="token_predictor"):
-    """A transformer that predicts tokens of hidden places from others (I-JEPA, section 3).
+    """A transformer that predicts hidden tokens from visible ones (I-JEPA, section 3).
 
     One learned token stands for each place to predict. Positions are a fixed table of sines and
     cosines. With `attention: joint` tokens of the context are projected to `width`, both get their

@@ -19,7 +19,7 @@ _ROWS = 8192  # patches that are scored at a time, which bounds the memory for s
 
 
 class Tokenizer(Node, use="tokenizer"):
-    """A class for each patch, without anything that is trained (SplitMask, 'random projection').
+    """A class for each patch by a random projection, never trained (SplitMask).
 
     The pixels of a patch are normalised to mean 0 and variance 1, all channels together, and
     compared with `count` directions; the class is the one with the largest product. Directions are

@@ -79,7 +79,8 @@ def test_every_node_type_has_a_page(command: Command, use: str) -> None:
     assert result.exit_code == 0, result.output
     declared = registry.find(use)
     assert result.stdout.startswith(f"{use}: {declared.summary}")
-    for name in (*declared.inputs, *declared.outputs, *declared.config.model_fields):
+    fields = [info.alias or name for name, info in declared.config.model_fields.items()]
+    for name in (*declared.inputs, *declared.outputs, *fields):
         assert f"\n  {name} " in result.stdout
     assert [setting.name for setting in node_page(use).settings if not setting.meaning] == []
 

@@ -19,7 +19,7 @@ from sslgraph.schedules import Bounds, Finite, Number
 
 
 class CrossEntropy(PairLoss, use="cross_entropy"):
-    """Cross entropy with a class of each image, or one of each place, as target (BEiT, eq. 2).
+    """Cross entropy with a class of each image or of each place (BEiT, eq. 2).
 
     -log softmax(prediction / temperature) at the target's class. A label below 0 is unknown: it
     does not count, and the loss is the mean over the others, or 0 where all are unknown.

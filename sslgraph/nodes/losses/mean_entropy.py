@@ -17,7 +17,7 @@ from sslgraph.schedules import Bounds, Number
 
 
 class MeanEntropy(Loss, use="mean_entropy"):
-    """Use all prototypes alike: what the entropy of the mean prediction lacks (MSN, section 3).
+    """What the entropy of the mean prediction lacks to its maximum (MSN, section 3).
 
     ln K - H(p), where p is the mean of softmax(x / temperature) over all rows: those of all views
     and positions, and by default of all processes. The gradient goes through the mean. The value is
