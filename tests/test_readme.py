@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sslgraph import registry
 from sslgraph.cli import main
 from sslgraph.limits import Place
+from sslgraph.proving import PROPERTIES
 from sslgraph.reading import parse
 from sslgraph.tree import plain
 
@@ -53,6 +54,17 @@ def test_the_own_node_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.Mon
         exec(block("check_node"), {})
     finally:
         registry._declared.pop("standardize", None)
+
+
+def test_the_proof_is_one_test_a_property() -> None:
+    scope: dict[str, Any] = {}
+    exec(block("node_tests"), scope)
+    marks = [test.pytestmark[0].args for name, test in scope.items() if name.startswith("test_")]
+    assert marks[0] == ("property", list(PROPERTIES))
+    assert marks[1][0] == "property"
+    (shown,) = [text for _, text in BLOCKS if text.startswith("$ sslgraph prove")]
+    lines = shown.splitlines()[1:-1]
+    assert {line.split()[0] for line in lines} <= set(PROPERTIES)
 
 
 def test_the_report_is_the_one_of_the_check(
