@@ -4,10 +4,11 @@
     python -m tools.mutate byol dino --sample 20
     python -m tools.mutate --list byol           # the mutants, without judging them
 
-A mutant counts as caught by the first that objects: `check` (an error, or a warning that the method
-itself does not have), `prove` (a property that the method itself has), the method's goldens (its
-tests in `tests/methods`). One that changes neither loss nor gradients over six steps in one process
-is equivalent unless someone objects. Results stand in `tools/mutants.json` with date and commit.
+A mutant counts as caught by the first that objects: `check` (an error, or a warning that the
+method itself does not have), `prove` (a property of `WIRING`, which every method has), or the
+method's goldens (its tests in `tests/methods`). One that changes neither loss nor gradients over
+six steps in one process is equivalent, unless someone objects. Results stand in
+`tools/mutants.json` with date and commit.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from sslgraph.errors import GraphError
 from sslgraph.files import write_text
 from sslgraph.loading import shipped_methods
 from sslgraph.plan import make_plan
+from sslgraph.proving.case import Case
+from sslgraph.proving.prove import proved
 from tools.methods import commit
 from tools.mutants import Mutant, Tree, mutants
 
@@ -50,6 +53,19 @@ STEPS, BATCH, SEED = 6, 8, 0
 SMALL = {"train.batch_size": BATCH}
 TOLERANCE = 1e-5  # relative; runs of equal graphs are equal to the bit
 JUDGES = ("check", "prove", "goldens")
+# The quick properties first, and only those that a wire or state can break.
+WIRING = (
+    "trained_gradients",
+    "stopped_gradients",
+    "view_pairs",
+    "view_order",
+    "image_order",
+    "masked_places",
+    "loss_levels",
+    "copies",
+    "reads_before_writes",
+    "evaluation",
+)
 
 
 class Trajectory(list[tuple[float, ...]]):
@@ -167,10 +183,10 @@ def _trajectory(source: str | Path) -> Trajectory:
 
 
 def _prove(source: str | Path) -> str:
-    """The first property that fails on the mutant and not on the method."""
-    from sslgraph.proving import prove
-
-    for result in prove(sslgraph.load(source, preset="tiny")):
+    """The first property of `WIRING` that fails on the mutant; each method has them all."""
+    case = Case.of(sslgraph.load(source, preset="tiny"))
+    for name in WIRING:
+        result = proved(case, name)
         if result.status == "failed":
             return f"{result.name}: {result.found}"
     return ""
