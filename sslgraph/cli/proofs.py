@@ -91,7 +91,7 @@ class _Lines:
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._status = out.status("")
+        self._status = out.status("building ...")
         if out.is_terminal:
             self._status.start()
 

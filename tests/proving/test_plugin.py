@@ -59,7 +59,7 @@ minimize: {loss: 1.0}
 
 TESTS = """
 from sslgraph.testing import node_tests, proof
-some = ["stopped_gradients", "image_order", "view_order"]
+some = ["stopped_gradients", "image_order", "view_order", "processes"]
 test_sound = proof("sound.yaml", nodes="my_nodes.py", properties=some)
 test_broken = proof("broken.yaml", nodes="my_nodes.py", properties=some)
 test_gain = node_tests("my_gain", nodes="my_nodes.py")
@@ -67,15 +67,20 @@ test_noise = node_tests("my_noise", nodes="my_nodes.py")
 """
 
 
-def test_a_file_of_three_lines_proves_a_method_and_a_node(pytester: pytest.Pytester) -> None:
+def test_a_file_of_three_lines_proves_a_method_and_a_node(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makefile(".yaml", sound=GRAPH.replace("LOSS", "nt_xent"))
     pytester.makefile(".yaml", broken=GRAPH.replace("LOSS", "my_total"))
     pytester.makepyfile(my_nodes=NODES, test_mine=TESTS)
-    result = pytester.runpytest_inprocess("-p", "sslgraph.pytest_plugin", "-rs", "-vv")
+    # within this process pytester would forget the modules that the inner run imports first
+    some = ("-k", "sound or broken or randomness or writing")
+    result = pytester.runpytest_subprocess("-p", "sslgraph.pytest_plugin", "-rs", "-vv", *some)
     lines = "\n".join(result.outlines)
-    for passed in ("sound[image_order]", "sound[view_order]", "gain[randomness]"):
+    for passed in ("sound[image_order]", "sound[processes]", "gain[randomness]"):
         assert re.search(rf"test_{re.escape(passed)} .*PASSED", lines), passed
-    for failed in ("broken[image_order]", "noise[randomness]"):
+    for failed in ("broken[image_order]", "broken[processes]", "noise[randomness]"):
         assert re.search(rf"test_{re.escape(failed)} .*FAILED", lines), failed
     result.stdout.fnmatch_lines(
         ["*image_order: failed: permuting the images changes loss from * (broken.yaml:*)"]
