@@ -78,15 +78,17 @@ Changes = Iterator[tuple[str, Tree]]
 
 
 def crossed_wires(tree: Tree, plan: Plan, shapes: Shapes) -> Changes:
-    """A wire that begins at another port of the same kind, shape and number of views."""
+    """A wire that begins at another port of the same kind and shape; images may have any size."""
     for step in plan.steps:
         for port, wires in step.inputs.items():
             if len(wires) != 1 or wires[0].source[0] == DATA:
                 continue
             source, sliced = wires[0].source, wires[0].reference.sliced
             for other in plan.kinds:
-                alike = plan.kinds[other] == plan.kinds.get(source) and other != source
-                if not alike or shapes.get(other) != shapes.get(source) or sliced:
+                kind = plan.kinds[other]
+                alike = kind == plan.kinds.get(source) and other != source
+                fits = shapes.get(other) == shapes.get(source) or kind == "image"
+                if not (alike and fits) or sliced or other not in shapes:
                     continue
                 if other[0] != step.name and step.name not in _behind(plan, other[0]):
                     yield _rewired(tree, step, port, _spelled(plan, other))
