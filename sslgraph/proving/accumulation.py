@@ -10,7 +10,8 @@ from sslgraph.checks.collapse import SPREADS
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.batch_norm import BatchNorm
 from sslgraph.plan import Step
-from sslgraph.proving.case import TOLERANCE, Case, Gradients, apart, furthest, gradients, told
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import TOLERANCE, Gradients, apart, furthest, gradients, told
 from sslgraph.proving.given import Given, watched
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 

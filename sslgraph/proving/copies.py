@@ -18,7 +18,8 @@ from torch import Tensor
 from sslgraph.make import original
 from sslgraph.method import Method
 from sslgraph.plan import Step
-from sslgraph.proving.case import STEPS, TOLERANCE, Case, apart
+from sslgraph.proving.case import STEPS, Case
+from sslgraph.proving.compare import TOLERANCE, apart
 from sslgraph.proving.given import EPOCH
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 from sslgraph.proving.stops import set_clock

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sslgraph.method import Method
-from sslgraph.proving.case import Case, changed, state
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import changed, state
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 
 

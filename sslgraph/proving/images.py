@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sslgraph.proving.case import TOLERANCE, Case, apart, furthest, gradients, share_all, told
+from sslgraph.proving.case import Case, share_all
+from sslgraph.proving.compare import TOLERANCE, apart, furthest, gradients, told
 from sslgraph.proving.result import BrokenError
 
 

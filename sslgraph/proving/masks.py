@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sslgraph.method import Method
 from sslgraph.plan import Step
-from sslgraph.proving.case import Case, apart
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import apart
 from sslgraph.proving.given import Call, watched
 from sslgraph.proving.result import BrokenError, InapplicableError
 

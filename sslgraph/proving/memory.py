@@ -14,7 +14,8 @@ from sslgraph.method import Method
 from sslgraph.nodes.base import Node
 from sslgraph.nodes.batch_norm import BatchNorm
 from sslgraph.nodes.shuffle import COUNTER
-from sslgraph.proving.case import Case, changed
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import changed
 from sslgraph.proving.given import Call, watched
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 

@@ -10,7 +10,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from sslgraph.describe.wording import plural
 from sslgraph.method import Method
 from sslgraph.proving.accumulation import told_masks, with_masks
-from sslgraph.proving.case import TOLERANCE, Case, apart, descend, furthest, gradients, told
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import TOLERANCE, apart, descend, furthest, gradients, told
 from sslgraph.proving.given import Given
 from sslgraph.proving.result import BrokenError
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sslgraph.method import Method
 from sslgraph.proving.accumulation import told_masks, with_masks
-from sslgraph.proving.case import (
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import (
     NOISE,
     TOLERANCE,
-    Case,
     Gradients,
     apart,
     descend,

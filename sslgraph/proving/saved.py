@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from sslgraph.checks.references import DATA
-from sslgraph.proving.case import Case, changed, gradients, state
+from sslgraph.proving.case import Case
+from sslgraph.proving.compare import changed, gradients, state
 from sslgraph.proving.given import fed
 from sslgraph.proving.result import BrokenError, listed
 from sslgraph.walk import on_the_wire, walk

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sslgraph.describe.wording import plural
 from sslgraph.method import Method
 from sslgraph.plan import Step
-from sslgraph.proving.case import STEPS, Case, Gradients, gradients
+from sslgraph.proving.case import STEPS, Case
+from sslgraph.proving.compare import Gradients, gradients
 from sslgraph.proving.result import BrokenError, InapplicableError, listed
 
 _ROUNDING = 1e-12

@@ -13,7 +13,8 @@ from sslgraph.checks.references import Port
 from sslgraph.describe.wording import plural
 from sslgraph.plan import Step
 from sslgraph.ports import Identities
-from sslgraph.proving.case import TOLERANCE, Case, apart, furthest, gradients, share_all, told
+from sslgraph.proving.case import Case, share_all
+from sslgraph.proving.compare import TOLERANCE, apart, furthest, gradients, told
 from sslgraph.proving.given import Call, Given, entries, watched
 from sslgraph.proving.result import BrokenError, InapplicableError
 

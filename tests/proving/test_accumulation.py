@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, one, passes, with_loss, with_memory, with_pairs
+from tests.proving.graphs import failure, one, passes, with_loss, with_memory, with_pairs
 
 NAME = "accumulation"
 

@@ -7,7 +7,7 @@ import re
 import torch
 
 from sslgraph.proving.copies import _Followed
-from tests.proving.broken import failure, one, passes, with_copy, with_loss
+from tests.proving.graphs import failure, one, passes, with_copy, with_loss
 
 
 def test_a_copy_that_is_a_step_late_is_found() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, one, passes, with_loss, with_node
+from tests.proving.graphs import failure, one, passes, with_loss, with_node
 
 
 def test_an_evaluation_that_writes_is_found() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, passes, with_loss
+from tests.proving.graphs import failure, passes, with_loss
 
 
 def test_a_loss_that_looks_at_places_is_found() -> None:

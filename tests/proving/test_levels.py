@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sslgraph.loading import load
-from tests.proving.broken import failure, one, passes, with_loss, with_pairs, with_two
+from tests.proving.graphs import failure, one, passes, with_loss, with_pairs, with_two
 
 NAME = "loss_levels"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, one, passes, with_loss, with_mask
+from tests.proving.graphs import failure, one, passes, with_loss, with_mask
 
 NAME = "masked_places"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sslgraph.spec import Graph
-from tests.proving.broken import failure, one, passes, with_copy, with_loss, with_memory, with_node
+from tests.proving.graphs import failure, one, passes, with_copy, with_loss, with_memory, with_node
 
 NAME = "reads_before_writes"
 

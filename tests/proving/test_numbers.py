@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, passes, with_loss, with_node
+from tests.proving.graphs import failure, passes, with_loss, with_node
 
 
 def test_a_loss_that_overflows_in_half_precision_is_found() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sslgraph.testing import prove, small
 from tests import toys
 from tests.conftest import ROOT
-from tests.proving.broken import with_loss
+from tests.proving.graphs import with_loss
 
 pytest_plugins = ["pytester"]
 

@@ -9,7 +9,7 @@ import pytest
 from sslgraph.spec import Graph
 from tests import toys
 from tests.conftest import OnRanks
-from tests.proving.broken import failure, one, passes, with_copy, with_loss, with_memory, with_node
+from tests.proving.graphs import failure, one, passes, with_copy, with_loss, with_memory, with_node
 
 NAME = "processes"
 

@@ -15,7 +15,7 @@ from sslgraph.cli import main
 from sslgraph.proving import PROPERTIES, ProofError, prove
 from sslgraph.proving.case import Case
 from tests import toys
-from tests.proving.broken import with_loss
+from tests.proving.graphs import with_loss
 
 Command = Callable[..., Result]
 

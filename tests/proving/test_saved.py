@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proving.broken import failure, passes, with_copy, with_memory, with_node
+from tests.proving.graphs import failure, passes, with_copy, with_memory, with_node
 
 
 def test_a_state_outside_the_state_dict_is_found() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests import toys
-from tests.proving.broken import failure, one, passes, with_loss, with_node, with_pairs
+from tests.proving.graphs import failure, one, passes, with_loss, with_node, with_pairs
 
 STOPPED, TRAINED = "stopped_gradients", "trained_gradients"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests import toys
-from tests.proving.broken import failure, one, passes, with_loss, with_pairs
+from tests.proving.graphs import failure, one, passes, with_loss, with_pairs
 
 
 def test_a_loss_that_prefers_a_view_is_found() -> None:
