@@ -21,9 +21,10 @@ from tools.state_mutants import disorders
 Tree = dict[str, Any]
 Shapes = Mapping[Port, tuple[int, ...]]
 
-# Settings that say how a network begins or how views look are not wiring.
+# Settings that say how a layer computes, how it begins or how views look are not wiring.
 NOT_WIRING = frozenset(
-    {"init", "act", "interpolation", "bias", "image_size", "position", "readout"}
+    {"init", "act", "end", "norm", "form", "bias", "stem", "interpolation", "position", "readout"}
+    | {"image_size", "drop_path_shape", "attention"}
 )
 
 
