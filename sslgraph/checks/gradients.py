@@ -17,7 +17,7 @@ from sslgraph.checks.members import Bound
 from sslgraph.checks.references import DATA, Inputs, Port, Wire, Wiring
 from sslgraph.schedules import Number, Schedule
 
-WITHOUT_GRADIENT = ("mask", "label", "index", "text")
+WITHOUT_GRADIENT = ("mask", "weight", "label", "index", "text")
 """Kinds that carry numbers or choices through which no gradient passes."""
 
 
