@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from sslgraph.checks.gradients import WITHOUT_GRADIENT
 from sslgraph.checks.references import DATA, Wire
 from sslgraph.plan import Plan, Step
 
@@ -23,6 +24,7 @@ class Gradient:
 
     def __init__(self, plan: Plan, parameters: Mapping[str, int]) -> None:
         self._parameters = parameters
+        self._kinds = plan.kinds
         self._learnt: set[str] = set()  # what a network had a hand in
         self._sends: set[str] = set()  # outputs that require a gradient
         for step in plan.steps:
@@ -37,7 +39,8 @@ class Gradient:
         source = wire.source[0]
         if source not in self._learnt:
             return "data"
-        passes = step.name in self._receives and source in self._sends
+        carries = self._kinds.get(wire.source) not in WITHOUT_GRADIENT
+        passes = carries and step.name in self._receives and source in self._sends
         return "passes" if passes else "stopped"
 
     def may_learn(self, step: Step) -> bool:
