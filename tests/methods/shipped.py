@@ -1,6 +1,6 @@
 """Which shipped methods the tests that take long look at: three of each family, or all of them.
 
-All run where the environment says `SSLGRAPH_ALL_METHODS=1`; `tools/methods.py test` does.
+All run where the environment says `SSLGRAPH_ALL_METHODS=1`.
 """
 
 from __future__ import annotations
