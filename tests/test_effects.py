@@ -204,6 +204,12 @@ def test_weights_of_zero() -> None:
     assert (found.code, found.title) == ("E301", "nothing to minimise: every weight is 0")
 
 
+def test_a_negative_weight() -> None:
+    found = one({}, {"loss": -1})
+    assert (found.code, found.severity) == ("W309", "warning")
+    assert found.title == "loss is maximised: its weight is negative"
+
+
 def test_a_chain_ends_where_nobody_needs_the_rest() -> None:
     """The copy's head is left out, and so is the head, which nothing trains."""
     changes: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Effects: what a graph minimises, what of it nobody needs, and copies that nothing moves.
 
 Codes: E301 nothing to minimise - W303 what reaches neither a loss nor an output - E305 a
-copy that follows what is never trained - W308 a loss without weight
+copy that follows what is never trained - W308 a loss without weight - W309 a loss that is maximised
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _weightless(wiring: Wiring) -> list[Problem]:
     if len(idle) == len(weights):
         title, span = "nothing to minimise: every weight is 0", document.span("minimize", key=True)
         return [Problem("E301", title, span, expected="a loss with a weight other than 0")]
-    return [
+    zero = [
         Problem(
             "W308",
             f"{name} has weight 0, so it is computed but trains nothing",
@@ -49,6 +49,21 @@ def _weightless(wiring: Wiring) -> list[Problem]:
         )
         for name in idle
     ]
+    return [*zero, *_maximised(wiring)]
+
+
+def _maximised(wiring: Wiring) -> Iterator[Problem]:
+    """Losses of negative weight: training makes them as bad as can be."""
+    for name, weight in wiring.graph.minimize.items():
+        if isinstance(weight, (int, float)) and weight < 0:
+            yield Problem(
+                "W309",
+                f"{name} is maximised: its weight is negative",
+                wiring.graph.document.span("minimize", name),
+                expected="a weight above 0, as every loss falls when things get better",
+                help="drop the sign, unless the network is to get worse at it",
+                severity="warning",
+            )
 
 
 def _unmoved(wiring: Wiring) -> list[Problem]:
