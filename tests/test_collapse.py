@@ -365,7 +365,8 @@ class Twins(Loss, use="toy_twins"):
         return cls.prevents if config.spread else ""
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return (x[0] - x[-1]).square().mean() - self.config.spread * x.var()
+        spread: float = self.config.spread
+        return (x[0] - x[-1]).square().mean() - spread * x.var()
 
 
 def test_a_loss_over_the_views_of_one_input_is_reviewed_with_its_settings() -> None:

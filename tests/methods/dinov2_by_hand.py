@@ -77,7 +77,8 @@ def apart(x: Tensor) -> Tensor:
     """The KoLeo term of one crop."""
     x = functional.normalize(x, dim=-1, eps=1e-8)
     near = (x @ x.T).detach().fill_diagonal_(-1).argmax(1)
-    return -((x - x[near] + 1e-8).norm(dim=1) + 1e-8).log().mean()
+    distances: Tensor = (x - x[near] + 1e-8).norm(dim=1)
+    return -(distances + 1e-8).log().mean()
 
 
 def cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
