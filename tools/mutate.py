@@ -52,6 +52,7 @@ RESULTS = ROOT / "tools" / "mutants.json"
 STEPS, EPOCH, SEED = 6, 4, 0  # an epoch has as many images as small banks have clusters
 # Relative, for the first step and for later ones, into which rounding of the first has grown.
 FIRST, LATER = 1e-5, 1e-3
+NOISE = 1e-5  # of the largest gradient: what is below is rounding, as of biases before a batch norm
 JUDGES = ("check", "prove", "goldens")
 # The quick properties first, and only those that a wire or state can break.
 WIRING = (
@@ -76,7 +77,9 @@ class Trajectory(list[tuple[float, ...]]):
         if [len(step) for step in self] != [len(step) for step in other]:
             return False
         return all(
-            torch.allclose(torch.tensor(ours), torch.tensor(theirs), rtol=rtol, atol=1e-9)
+            torch.allclose(
+                torch.tensor(ours), torch.tensor(theirs), rtol=rtol, atol=NOISE * max(ours)
+            )
             for ours, theirs, rtol in zip(self, other, self._tolerances(), strict=True)
         )
 
@@ -254,6 +257,24 @@ def run(names: Sequence[str], sample: int | None, processes: int) -> None:
     print(f"all: {summary([m for r in read_results().values() for m in r['mutants']])}")
 
 
+def again(processes: int) -> None:
+    """Judge those once more that nobody caught, after the judges or the methods have changed."""
+    for name, result in read_results().items():
+        open_ = {m["mutant"] for m in result["mutants"] if not m["by"]}
+        places = [i for i, mutant in enumerate(of_method(name)) if mutant.text in open_]
+        if not places:
+            continue
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            found = {m["mutant"]: m for m in pool.map(functools.partial(judge, name), places)}
+        known = read_results()
+        known[name]["mutants"] = [found.get(m["mutant"], m) for m in known[name]["mutants"]]
+        write_text(RESULTS, json.dumps(known, indent=1) + "\n")
+        for verdict in found.values():
+            print(f"{name}: {verdict['by'] or 'SURVIVES'} {verdict['mutant']}", flush=True)
+    print(f"all: {summary([m for r in read_results().values() for m in r['mutants']])}")
+
+
 def summary(judged: Sequence[dict[str, str]]) -> str:
     """Shares of those that change loss or gradients."""
     by = Counter(verdict["by"] for verdict in judged)
@@ -286,12 +307,16 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="judge so many of each method, drawn by name")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="print the mutants")
+    parser.add_argument("--again", action="store_true", help="judge those that survived once more")
     given = parser.parse_args()
     names = given.names or list(shipped_methods())
     if given.list:
         for name in names:
             for mutant in of_method(name):
                 print(f"{name:16} {mutant.operator:18} {mutant.text}")
+        return
+    if given.again:
+        again(given.processes)
         return
     run(names, given.sample, given.processes)
 
