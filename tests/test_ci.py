@@ -23,7 +23,7 @@ done
 [ "$BROKEN" != install ]
 """
 LINT = ["called ruff check .", "called ruff format --check .", "called mypy "]
-TESTS = ["called python -m pytest -x"]
+TESTS = ["called python -m pytest -n auto --maxprocesses 4 --dist loadfile -x"]
 
 
 @pytest.fixture

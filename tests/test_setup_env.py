@@ -18,6 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+PARALLEL = "-n|auto|--maxprocesses|4|--dist|loadfile|"
+
+
 @pytest.fixture
 def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """Load the script for a checkout of its own; making an environment takes no time there."""
@@ -227,8 +230,8 @@ def test_the_commands_pass_their_arguments_on(tmp_path: Path) -> None:
     expected = {
         ("run",): "run|simclr|--preset|tiny|",
         ("run", "run", "my file.yaml"): "run|my file.yaml|",
-        ("test",): "-m|pytest|",
-        ("test", "-k", "a or b"): "-m|pytest|-k|a or b|",
+        ("test",): f"-m|pytest|{PARALLEL}",
+        ("test", "-k", "a or b"): f"-m|pytest|{PARALLEL}-k|a or b|",
     }
     environment = {k: v for k, v in os.environ.items() if k != "SSLGRAPH_VENV"}
     for (command, *arguments), text in expected.items():
