@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,26 @@ def test_the_table_is_what_the_tool_writes(tool: Any) -> None:
     assert shown == tool.text(tool.read_results()), "run `python tools/methods.py table`"
 
 
-def test_every_method_was_measured_over_three_seeds_and_drawn(tool: Any) -> None:
-    results = json.loads(tool.RESULTS.read_text(encoding="utf-8"))
-    for name in results:
-        assert set(results[name]["seeds"]) >= {"0", "1", "2"}, name
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
-        assert (ROOT / "methods" / f"{name}.svg").is_file(), name
+def test_every_method_was_drawn_measured_and_proved(tool: Any) -> None:
+    """Over three seeds; hybrids are drawn and proved."""
+    results, proofs = tool.read(tool.RESULTS), tool.read(tool.PROOFS)
+    for name in shipped_methods():
+        assert tool.picture_of(name).is_file(), name
+        assert proofs[name]["failed"] == {}, name
+        assert set(proofs[name]["passed"]) >= {"trained_gradients", "evaluation", "walked"}, name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", proofs[name]["date"])
+        if tool.place_of(name).parent == Path():
+            assert set(results[name]["seeds"]) >= {"0", "1", "2"}, name
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
+
+
+def test_mutants_are_caught(tool: Any) -> None:
+    """At least 95 of 100 of those that change something, and 60 without the methods' goldens."""
+    judged = [m["by"] for r in tool.read(tool.MUTANTS).values() for m in r["mutants"]]
+    real = [by for by in judged if by != "equivalent"]
+    assert len(real) > 200
+    assert sum(bool(by) for by in real) / len(real) >= 0.95
+    assert sum(by in ("check", "prove") for by in real) / len(real) >= 0.6
 
 
 def test_a_method_that_learned_nothing_is_said_to(tool: Any) -> None:
