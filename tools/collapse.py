@@ -4,8 +4,9 @@
     python -m tools.collapse byol --steps 200
 
 For each case `check` has to warn, and a short run of the small preset has to collapse while the
-same run of the method itself does not: standard deviation or RankMe of what the loss compares falls
-to less than half. Results stand in `tools/collapse.json` with date and commit.
+same run of the method itself does not: of what the loss compares, the standard deviation or the
+RankMe falls to less than half. Features are taken for unseen pictures, of unit length; for RankMe
+each dimension is standardised, as a loss that normalises its inputs sees them. Results stand in `tools/collapse.json` with date and commit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tools.methods import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "collapse.json"
-FALL = 0.5
+FALL, PICTURES = 0.5, 512
 
 
 @dataclass(frozen=True)
@@ -109,21 +110,25 @@ def problems(name: str, changes: Mapping[str, Any]) -> list[sslgraph.Problem]:
 def one_run(name: str, changes: Mapping[str, Any], seed: int) -> dict[str, float]:
     """What the features are like after a short run."""
     from sslgraph.data import EmbeddedDigits
-    from sslgraph.train import train
+    from sslgraph.evaluate.diagnostics import feature_std, rankme
+    from sslgraph.train import checkpoint, train
 
     graph = sslgraph.load(name, preset="tiny", set=dict(changes))
     canvas = make_plan(graph).largest_view()
+    unseen = EmbeddedDigits("test", canvas=canvas)
     with tempfile.TemporaryDirectory() as folder:
         result = train(
-            graph,
-            EmbeddedDigits("train", canvas=canvas),
-            test_source=EmbeddedDigits("test", canvas=canvas),
-            out=Path(folder) / "run",
-            seed=seed,
+            graph, EmbeddedDigits("train", canvas=canvas), out=Path(folder) / "run", seed=seed
         )
-    if result.quality is None or result.signal:
-        sys.exit(f"{name}: the run has no features")
-    facts = {"loss": result.loss, "std": result.quality.std, "rank": result.quality.rank}
+        last = max((Path(folder) / "run" / "checkpoints").iterdir())
+        state: Any = checkpoint.read(last).state
+    method = sslgraph.compile(graph, seed=seed)
+    method.load_state_dict(state["method"])
+    images = unseen.images(range(PICTURES))
+    features = method.outputs({"image": images}, ["embedding"])["embedding"][0]
+    centred = features - features.mean(0)
+    standard = centred / centred.std(0).clamp(min=1e-12)
+    facts = {"loss": result.loss, "std": feature_std(features), "rank": rankme(standard)}
     return {key: round(float(value), 5) for key, value in facts.items()}
 
 
