@@ -5,8 +5,9 @@
 
 For each case `check` has to warn, and a short run of the small preset has to collapse while the
 same run of the method itself does not: of what the loss compares, the standard deviation or the
-RankMe falls to less than half. Features are taken for unseen pictures, of unit length; for RankMe
-each dimension is standardised, as a loss that normalises its inputs sees them. Results stand in `tools/collapse.json` with date and commit.
+RankMe falls to less than half. Features are those of unseen pictures; for the standard deviation
+they have unit length, for RankMe each dimension is standardised, as a loss that normalises over the
+batch sees them. Results stand in `tools/collapse.json` with date and commit.
 """
 
 from __future__ import annotations
