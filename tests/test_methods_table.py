@@ -52,6 +52,19 @@ def test_mutants_are_caught(tool: Any) -> None:
     assert sum(by in ("check", "prove") for by in real) / len(real) >= 0.6
 
 
+def test_what_lost_its_guard_is_warned_of_and_collapses(tool: Any) -> None:
+    """Two do not within the steps of the run, and the table says so."""
+    found = tool.read(tool.COLLAPSE)
+    assert set(found) >= {"byol", "simsiam", "dino", "barlow_twins", "vicreg", "swav"}
+    assert all(case["warned"] for case in found.values())
+    assert {name for name, case in found.items() if case["fell"]} >= {
+        "byol",
+        "simsiam",
+        "vicreg",
+        "swav",
+    }
+
+
 def test_a_method_that_learned_nothing_is_said_to(tool: Any) -> None:
     seed = {"knn": 11.0, "untrained": 11.5, "pixels": 15.0}
     result = {"date": "2026-01-01", "commit": "abc", "seeds": {"0": seed}}

@@ -214,16 +214,17 @@ def collapsed() -> list[str]:
         f"| {sslgraph.load(name).title} | {case['what']} | {', '.join(case['warned'])} "
         f"| {case['intact']['std']:.3f} -> {case['broken']['std']:.3f} "
         f"| {case['intact']['rank']:.1f} -> {case['broken']['rank']:.1f} "
+        f"| {'yes' if case['fell'] else 'not in these steps'} "
         f"| {case['steps']} steps, {case['date']}, {case['commit']} |"
         for name, case in found.items()
     ]
     return [
-        "Without what keeps features apart `check` warns, and a short run of the small preset "
-        "collapses (`python -m tools.collapse`): standard deviation and RankMe of the embedding "
-        "that the loss compares, intact and broken.",
+        "Without what keeps features apart `check` warns, and most short runs of the small preset "
+        "collapse (`python -m tools.collapse`): of the embedding that the loss compares, the "
+        "standard deviation or the RankMe falls to less than half, from intact to broken.",
         "",
-        "| method | taken away | warning | std | RankMe | run |",
-        "|---|---|---|---|---|---|",
+        "| method | taken away | warning | std | RankMe | collapsed | run |",
+        "|---|---|---|---|---|---|---|",
         *rows,
     ]
 
