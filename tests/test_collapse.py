@@ -382,3 +382,18 @@ def test_a_loss_over_the_views_of_one_input_is_reviewed_with_its_settings() -> N
     assert found.code == "W501"
     assert found.title == "loss may collapse: nothing keeps images or dimensions apart"
     assert "make the views of x equal" in found.notes[0]
+
+
+@pytest.mark.parametrize(("spread", "codes"), [(1.0, []), (0.0, ["W502"])])
+def test_a_gradient_into_the_second_side_alone_is_judged_with_the_settings(
+    spread: float, codes: list[str]
+) -> None:
+    nodes: dict[str, Any] = {
+        "views": {"use": "toy_noise", "in": "batch.image"},
+        "pixels": {"use": "toy_pixels", "in": "views"},
+        "still": {"use": "stop_grad", "in": "pixels"},
+        "head": {"use": "toy_scale", "in": "pixels"},
+        "loss": {"use": "toy_twins", "in": {"x": "still", "y": "head"}, "spread": spread},
+    }
+    found = [problem.code for problem in check(graph(nodes))]
+    assert [code for code in found if code == "W502"] == codes

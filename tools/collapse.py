@@ -13,7 +13,6 @@ batch sees them. Results stand in `tools/collapse.json` with date and commit.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 import sslgraph
 from sslgraph.files import write_text
 from sslgraph.plan import make_plan
-from tools.methods import commit
+from tools.methods import commit, read, today
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "collapse.json"
@@ -85,10 +84,9 @@ def run(names: Sequence[str], steps: int, seed: int) -> bool:
         intact = one_run(name, settings, seed)
         broken = one_run(name, {**settings, **case.changes}, seed)
         fell = sorted(key for key in ("std", "rank") if broken[key] < FALL * intact[key])
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        known = read_results()
+        known = read(RESULTS)
         known[name] = {
-            "date": today,
+            "date": today(),
             "commit": commit(),
             "what": case.what,
             "steps": steps,
@@ -131,14 +129,6 @@ def one_run(name: str, changes: Mapping[str, Any], seed: int) -> dict[str, float
     standard = centred / centred.std(0).clamp(min=1e-12)
     facts = {"loss": result.loss, "std": feature_std(features), "rank": rankme(standard)}
     return {key: round(float(value), 5) for key, value in facts.items()}
-
-
-def read_results() -> dict[str, Any]:
-    """What was found so far."""
-    if not RESULTS.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return found
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import functools
 import io
 import json
@@ -44,7 +43,7 @@ from sslgraph.loading import shipped_methods
 from sslgraph.plan import make_plan
 from sslgraph.proving.case import Case
 from sslgraph.proving.prove import proved
-from tools.methods import commit
+from tools.methods import commit, read, today
 from tools.mutants import Mutant, Tree, mutants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,17 +248,16 @@ def run(names: Sequence[str], sample: int | None, processes: int) -> None:
             for verdict in pool.map(functools.partial(judge, name), places):
                 judged.append(verdict)
                 print(f"  {verdict['by'] or 'SURVIVES':10} {verdict['mutant']}", flush=True)
-        known = read_results()
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        known[name] = {"date": today, "commit": commit(), "of": count, "mutants": judged}
+        known = read(RESULTS)
+        known[name] = {"date": today(), "commit": commit(), "of": count, "mutants": judged}
         write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
         print(f"{name}: {summary(judged)}, {time.monotonic() - start:.0f} s", flush=True)
-    print(f"all: {summary([m for r in read_results().values() for m in r['mutants']])}")
+    print(f"all: {summary([m for r in read(RESULTS).values() for m in r['mutants']])}")
 
 
 def again(processes: int) -> None:
     """Judge those once more that nobody caught, after the judges or the methods have changed."""
-    for name, result in read_results().items():
+    for name, result in read(RESULTS).items():
         open_ = {m["mutant"] for m in result["mutants"] if not m["by"]}
         places = [i for i, mutant in enumerate(of_method(name)) if mutant.text in open_]
         if not places:
@@ -267,12 +265,12 @@ def again(processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             found = {m["mutant"]: m for m in pool.map(functools.partial(judge, name), places)}
-        known = read_results()
+        known = read(RESULTS)
         known[name]["mutants"] = [found.get(m["mutant"], m) for m in known[name]["mutants"]]
         write_text(RESULTS, json.dumps(known, indent=1) + "\n")
         for verdict in found.values():
             print(f"{name}: {verdict['by'] or 'SURVIVES'} {verdict['mutant']}", flush=True)
-    print(f"all: {summary([m for r in read_results().values() for m in r['mutants']])}")
+    print(f"all: {summary([m for r in read(RESULTS).values() for m in r['mutants']])}")
 
 
 def summary(judged: Sequence[dict[str, str]]) -> str:
@@ -290,14 +288,6 @@ def summary(judged: Sequence[dict[str, str]]) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "none"
-
-
-def read_results() -> dict[str, Any]:
-    """What was judged so far."""
-    if not RESULTS.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return found
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def review(wiring: Wiring, *, sound: bool) -> list[Problem]:
         first, second = (_side(wiring, gradients, name, port) for port in ports)
         if second.trained and not first.trained:
             # Negatives push apart whichever side learns; anchors may be memories (NNCLR).
-            if first.copies or wiring.nodes[name].declaration.prevents not in SPREADS:
+            if first.copies or _guard(wiring, name) not in SPREADS:
                 problems.append(_swapped(wiring, gradients, name, first, second))
             first, second = second, first
         if first.trained and second.moving and not _spread(wiring, gradients, name, first, second):
