@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
@@ -90,6 +90,8 @@ class Encoder(Node, use="encoder"):
                 `xavier_qkv`, where query, key and value count as a layer each and tokens come from
                 N(0, 1e-6) (MoCo v3); or `beit`, all from N(0, 0.02) cut off at 0.02, the last
                 layers of block l divided by the root of 2 l.
+            mask_token: First value of the vector that stands in for hidden places: from N(0, 0.02),
+                cut off with `init: beit`; or `zeros` (the released code of iBOT and of DINOv2).
             stem: First layers: the model's own, or `small`, one 3 x 3 convolution of stride 1 and
                 no pool, for residual networks on images of 32 pixels.
             norm: `none` leaves out the norm behind the last block, for a norm of the graph's own.
@@ -109,6 +111,7 @@ class Encoder(Node, use="encoder"):
         masked: Literal["drop", "token"] | None = None
         position: Literal["own", "sincos"] = "own"
         init: Literal["own", "xavier", "xavier_qkv", "beit"] = "own"
+        mask_token: Literal["own", "zeros"] = "own"
         stem: Literal["own", "small"] = "own"
         norm: Literal["own", "none"] = "own"
         taps: list[PositiveInt] = []
@@ -133,6 +136,16 @@ class Encoder(Node, use="encoder"):
             if len(set(taps)) < len(taps):
                 raise fault("a block is tapped once", expected="numbers that differ")
             return taps
+
+        @model_validator(mode="after")
+        def _has_token(self) -> Self:
+            if self.mask_token == "zeros" and self.masked != "token":
+                raise fault(
+                    "'mask_token: zeros' is for an encoder that has such a token",
+                    expected="'masked: token'",
+                    help="add it, or delete 'mask_token'",
+                )
+            return self
 
         @field_validator("args")
         @classmethod
@@ -207,7 +220,9 @@ class Encoder(Node, use="encoder"):
         if config.masked == "token":
             width = int(model.get_submodule("patch_embed").get_parameter("proj.weight").shape[0])
             self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=TOKEN_STD))
-            if config.init == "beit":
+            if config.mask_token == "zeros":
+                nn.init.zeros_(self.mask_token)
+            elif config.init == "beit":
                 draw_cut_normal(self.mask_token)
         if config.norm == "none":
             leave_out_norm(model, self.model_args)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sslgraph
-from sslgraph.nodes.base import Context, SettingError
+from sslgraph.nodes.base import Context, SettingError, make_node
 from sslgraph.nodes.positions import sincos_table
 from sslgraph.ports import Visible
 from sslgraph.registry import find
@@ -71,9 +71,33 @@ def test_a_learned_vector_stands_in_before_positions(image: Tensor, mask: Tensor
     node = encoder(masked="token")
     found = node(image, mask)
     token = node.mask_token[0, 0]
-    assert token.std().item() == pytest.approx(0.02, rel=0.3)
     for sample, expected in enumerate(by_hand(node.model, image, hidden=mask, token=token)):
         torch.testing.assert_close(found.sequence[sample], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "std", "most"),
+    [
+        ({}, 0.02, math.inf),  # SimMIM: N(0, 0.02), cut off at 2 at the most
+        ({"init": "beit"}, 0.02 * 0.5396, 0.02),  # BEiT, data2vec: cut off at its own spread
+        ({"mask_token": "zeros"}, 0, 0),  # iBOT and DINOv2, in their vision transformers
+        ({"init": "beit", "mask_token": "zeros"}, 0, 0),
+    ],
+)
+def test_the_first_value_of_that_vector(
+    settings: dict[str, Any], std: float, most: float, image: Tensor, mask: Tensor
+) -> None:
+    node = encoder(masked="token", **settings)
+    assert node.mask_token.std().item() == pytest.approx(std, rel=0.3)
+    assert node.mask_token.abs().max() <= most
+    node(image, mask).tokens.square().sum().backward()
+    assert node.mask_token.grad.any()  # it learns, whatever it begins with
+
+
+@pytest.mark.parametrize("masked", [None, "drop"])
+def test_without_that_vector_nothing_says_how_it_begins(masked: str | None) -> None:
+    with pytest.raises(ValueError, match="an encoder that has such a token: 'masked: token'"):
+        make_node("encoder", arch="test_vit", masked=masked, mask_token="zeros")
 
 
 @pytest.mark.parametrize("masked", ["drop", "token"])
