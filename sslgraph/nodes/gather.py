@@ -72,7 +72,7 @@ class GatherTokens(Node, use="gather_tokens"):
                 f"{list(x.shape[:3])}"
             )
         count = hidden_count(self, "mask", mask)
-        places = hidden_places(self, "mask", mask, mask.shape[-1])
+        places = hidden_places(self, "mask", mask)
         index = places.view(*places.shape, *[1] * (x.dim() - 3)).expand(*places.shape, *x.shape[3:])
         y = x.expand(len(mask), *x.shape[1:]).gather(2, index)
         hidden = mask.sum(-1, keepdim=True)

@@ -20,8 +20,7 @@ def visible_places(node: Node, name: str, mask: Tensor) -> Tensor:
     Args:
         node: The node that asks.
         name: Its input, one of `even`.
-        mask: ... N bool, true where hidden; or places that were found already, as a node that
-            repeats others does for them.
+        mask: ... N bool, true where hidden.
 
     Returns:
         ... n, int64.
@@ -29,27 +28,20 @@ def visible_places(node: Node, name: str, mask: Tensor) -> Tensor:
     Raises:
         ValueError: The mask is counted, and is ragged.
     """
-    if mask.dtype != torch.bool:
-        return mask
     return first_visible(mask, _visible(node, name, mask))
 
 
-def hidden_places(node: Node, name: str, mask: Tensor, places: int) -> Tensor:
+def hidden_places(node: Node, name: str, mask: Tensor) -> Tensor:
     """The places that a mask hides, in raster order.
 
     Args:
         node: The node that asks.
         name: Its input.
-        mask: ... N bool, true where hidden; or ... n, the places that it leaves visible.
-        places: The number N.
+        mask: ... N bool, true where hidden.
 
     Returns:
         ... M, int64, with M as `hidden_count` says; visible places fill up where fewer are hidden.
     """
-    if mask.dtype != torch.bool:
-        visible = mask
-        mask = torch.ones(*visible.shape[:-1], places, dtype=torch.bool, device=visible.device)
-        return first_visible(~mask.scatter(-1, visible, False), places - visible.shape[-1])
     return first_visible(~mask, hidden_count(node, name, mask))
 
 

@@ -141,7 +141,7 @@ class TokenPredictor(OnGrid, use="token_predictor"):
 
     def _predicted(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
         table = self.positions.to(x.dtype)
-        asked = table[hidden_places(self, "mask", mask, len(table))]
+        asked = table[hidden_places(self, "mask", mask)]
         views, context = len(asked), self.embed(x)
         known = table[seen].expand(views, -1, -1, -1).flatten(0, 1)
         context = context.expand(views, -1, -1, -1).flatten(0, 1)

@@ -7,17 +7,18 @@ of all members.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from sslgraph.chain import chain_even, chain_ports
+from sslgraph.chain import chain_ports
 from sslgraph.nodes.base import Context, Node, SettingError
 from sslgraph.nodes.calls import arranged
-from sslgraph.nodes.places import visible_places
-from sslgraph.ports import Declaration, Member, Ports
+from sslgraph.ports import Declaration, Member, Ports, Visible
 from sslgraph.schedules import Bounds, Number
 
 _Source = tuple[bool, int]
@@ -65,13 +66,39 @@ class Repeat(Node):
     def build(self) -> None:
         """Find out once how values go through the chain."""
         self._plan = list(_plan(self.declaration.members))
-        self._even = chain_even(self.declaration.members)
         unbuilt = next((node for node in self._originals if not node.built), None)
         if unbuilt is not None:
             raise ValueError(
                 f"{self.declaration.use} repeats {unbuilt.declaration.use}, whose sizes are not "
                 "known yet: make it with axes={...} or call it once"
             )
+
+    def _settle(self) -> None:
+        """Find out once what members see here; other wires come in than where they stand."""
+        members = zip(self.declaration.members, self._modules_run(), strict=True)
+        self._places = [
+            replace(module.context, kept=self._kept(place, member, module))
+            for place, (member, module) in enumerate(members)
+        ]
+
+    def _kept(self, place: int, member: Member, module: Node) -> dict[str, Visible]:
+        """How many places the masks into a member leave visible here."""
+        found = {port: v for port, v in module.context.kept.items() if port in member.links}
+        for port in member.declaration.reads:
+            own = port if place == 0 else f"{member.name}.{port}"
+            if port not in member.links and own in self.context.kept:
+                found[port] = self.context.kept[own]
+        return found
+
+    @contextmanager
+    def _placed(self, place: int) -> Iterator[Node]:
+        """A member's module, which knows of this place for as long as this is entered."""
+        module = self._modules_run()[place]
+        own, module.context = module.context, self._places[place]
+        try:
+            yield module
+        finally:
+            module.context = own
 
     def part(self, output: str) -> Node:
         """The member that computes an output."""
@@ -85,24 +112,19 @@ class Repeat(Node):
 
     def fits(self, axes: Mapping[str, int]) -> None:
         """See that what comes in fits the first member, which was built for other wires."""
-        self._originals[0].fits(axes)
+        with self._placed(0) as module:
+            module.fits(axes)
 
     def _run(self, given: tuple[Tensor | None, ...], named: Mapping[str, Tensor | None]) -> Any:
         """The outputs of all members."""
         names = list(self.declaration.reads)
         if named or len(given) != len(names):
             given = arranged(self, given, named, names)
-        if self.training:  # members know the numbers of masks at their own place only
-            given = tuple(
-                visible_places(self, name, value)
-                if name in self._even and value is not None and name in self.context.kept
-                else value
-                for name, value in zip(names, given, strict=True)
-            )
         made: list[Tensor] = []
-        for module, sources in zip(self._modules_run(), self._plan, strict=True):
+        for place, sources in enumerate(self._plan):
             values = [given[at] if outside else made[at] for outside, at in sources]
-            result: Any = module(*values)
+            with self._placed(place) as module:
+                result: Any = module(*values)
             made += [result] if isinstance(result, Tensor) else list(result)
         return made[0] if len(made) == 1 else tuple(made)
 
@@ -142,6 +164,7 @@ class Ema(Repeat, use="ema"):
             own.rename(f"{self.context.name}.{name}")
         self.members = nn.ModuleDict(copies)
         self.members.requires_grad_(requires_grad=False)
+        self._settle()
 
     def timed(self) -> Mapping[str, Node]:
         """Itself and the copies, whose settings may follow the run like their originals'."""
@@ -178,6 +201,11 @@ class Shared(Repeat, use="shared"):
 
     It has no parameters of its own: gradients go into those of its originals.
     """
+
+    def build(self) -> None:
+        """Find out how values go through the originals here."""
+        super().build()
+        self._settle()
 
     def forward(self, *given: Tensor | None, **named: Tensor | None) -> Any:
         """The outputs of the originals for these inputs."""
