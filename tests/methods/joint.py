@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import sslgraph
+from sslgraph.check_sizes import Sizes
+from sslgraph.checking import report
 from sslgraph.method import Method
+from sslgraph.spec import Graph
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.optimizers import build_optimizer
-from sslgraph.train.rates import Horizon
+from sslgraph.train.rates import Horizon, learning_rate
 from sslgraph.train.step import Updater
+
+Pairs = Sequence[tuple[nn.Module, nn.Module]]
 
 BATCH = 8
 RUN = Horizon(total_steps=8, steps_per_epoch=2)
@@ -56,6 +62,70 @@ def in_float64(name: str, changes: dict[str, Any], seed: int, **how: Any) -> Met
     return method
 
 
+def network(method: Method, name: str) -> Any:
+    """The torch module with which a node computes; `key.encoder` is a member of a copy."""
+    owner, _, member = name.partition(".")
+    node: Any = method.nodes[owner]
+    if member:
+        node = node.members[member]
+    return node.model if hasattr(node, "model") else node.layers
+
+
+def width_of(method: Method, head: str = "projector") -> int:
+    """The width of the embedding, which a head takes in."""
+    width: int = network(method, head)[0].in_features
+    return width
+
+
+def beside(method: Method, parts: Mapping[str, nn.Module]) -> Pairs:
+    """Each node's module and the one by hand."""
+    return [(network(method, name), theirs) for name, theirs in parts.items()]
+
+
+def share_weights(method: Method, parts: Mapping[str, nn.Module]) -> None:
+    """Give modules by hand the weights of the nodes of their names."""
+    for ours, theirs in beside(method, parts):
+        theirs.load_state_dict(ours.state_dict())
+
+
+def views_of(method: Method, images: Tensor) -> Tensor:
+    """The views of images at the first positions of a run, V B C H W."""
+    batch = {"image": images, "index": torch.arange(len(images))}
+    made: Tensor = method.run({}, ["views"], batch)["views"]
+    return made
+
+
+def require_views(method: Method, images: Tensor, expected: Tensor) -> None:
+    """See that views are those by hand, V B C H W or all views of the batch in one row."""
+    made = views_of(method, images)
+    torch.testing.assert_close(made, expected.to(made.dtype).view_as(made), rtol=0, atol=1e-6)
+
+
+def sizes_of(name: str, **how: Any) -> Sizes:
+    """The sizes of a shipped method's graph, whose weights are not made."""
+    sizes = report(sslgraph.load(name, **how)).sizes
+    assert sizes is not None
+    return sizes
+
+
+def require_rates(graph: Graph, run: Horizon, expected: Mapping[int, float]) -> None:
+    """See that the recipe has these learning rates at these steps of a run."""
+    spec = graph.train
+    for step, rate in expected.items():
+        found = learning_rate(spec.lr, spec.batch_size, step, run)
+        assert found == pytest.approx(rate, rel=1e-9), step
+
+
+def require_bare_vectors(updater: Updater) -> None:
+    """See that matrices and kernels are decayed and adapted, and what has one axis is neither."""
+    kinds = {
+        (p.ndim > 1, group.rule.adapt, group.rule.weight_decay != 0)
+        for group in updater.groups
+        for p in group.parameters
+    }
+    assert kinds == {(True, True, True), (False, False, False)}
+
+
 def updater_of(method: Method, seed: int, run: Horizon = RUN) -> Updater:
     """What does the steps of a run."""
     spec, nodes = method.graph.train, method.graph.nodes
@@ -67,7 +137,7 @@ def updater_of(method: Method, seed: int, run: Horizon = RUN) -> Updater:
 def require_equal_steps(
     method: Method,
     hand: ByHand,
-    pairs: Sequence[tuple[nn.Module, nn.Module]],
+    pairs: Pairs,
     images: Tensor,
     seed: int,
     steps: int = 3,
@@ -109,7 +179,7 @@ def require_equal_steps(
     assert moved == trained  # whatever trains was compared
 
 
-def _each(pairs: Sequence[tuple[nn.Module, nn.Module]], what: str) -> Iterator[tuple[Any, Any]]:
+def _each(pairs: Pairs, what: str) -> Iterator[tuple[Any, Any]]:
     for ours, theirs in pairs:
         yield from zip(getattr(ours, what)(), getattr(theirs, what)(), strict=True)
 

@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checking import report
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.train.rates import learning_rate
-from tests.methods.joint import BATCH, RUN, in_float64, pictures, require_equal_steps, updater_of
+from tests.methods.joint import (
+    BATCH,
+    RUN,
+    beside,
+    in_float64,
+    pictures,
+    require_equal_steps,
+    require_views,
+    share_weights,
+    sizes_of,
+    updater_of,
+    width_of,
+)
 from tests.methods.moco_v2_by_hand import make_views
 from tests.methods.simsiam_by_hand import SimSiam
 
@@ -45,32 +56,20 @@ def method() -> Method:
 
 @pytest.fixture
 def by_hand(method: Method) -> SimSiam:
-    nodes: Any = method.nodes
-    hand = SimSiam("test_resnet", nodes["projector"].layers[0].in_features, 24, 8)
-    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
-    hand.predictor.load_state_dict(nodes["predictor"].layers.state_dict())
+    hand = SimSiam("test_resnet", width_of(method), 24, 8)
+    share_weights(method, _parts(hand))
     hand = hand.double().train()
     hand.begin(PEAK, RUN.total_steps // RUN.steps_per_epoch, RUN.steps_per_epoch)
     return hand
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    index = {"index": torch.arange(BATCH)}
-    made = method.run({"batch.image": images}, ["views"], index)["views"]
-    expected = make_views(images.float() / 255, SEED, "views", 24).double()
-    assert torch.allclose(made, expected, rtol=0, atol=1e-6)
+    require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 def test_three_steps_are_equal(method: Method, by_hand: SimSiam, images: Tensor) -> None:
     """With the recipe's optimizer over a change of epoch, where one of two rates falls."""
-    nodes: Any = method.nodes
-    pairs = [
-        (nodes["encoder"].model, by_hand.encoder),
-        (nodes["projector"].layers, by_hand.projector),
-        (nodes["predictor"].layers, by_hand.predictor),
-    ]
-    require_equal_steps(method, by_hand, pairs, images, SEED)
+    require_equal_steps(method, by_hand, beside(method, _parts(by_hand)), images, SEED)
 
 
 def test_a_wrong_wire_is_seen(by_hand: SimSiam, images: Tensor) -> None:
@@ -111,11 +110,10 @@ def test_the_golden_loss_and_the_direction_of_its_gradient(method: Method) -> No
 
 
 def test_sizes_of_the_published_heads() -> None:
-    sizes = report(sslgraph.load("simsiam")).sizes
-    assert sizes is not None
-    assert sizes.parameters["encoder"] == 23_508_032
-    assert sizes.parameters["projector"] == 12_591_104
-    assert sizes.parameters["predictor"] == 2_100_224
+    parameters = sizes_of("simsiam").parameters
+    assert parameters["encoder"] == 23_508_032
+    assert parameters["projector"] == 12_591_104
+    assert parameters["predictor"] == 2_100_224
 
 
 def test_learning_rates_of_the_recipe() -> None:
@@ -133,6 +131,15 @@ def test_learning_rates_of_the_recipe() -> None:
     assert rates[2, "predictor"] == rates[0, "predictor"]
     spec = updater.spec
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
+    assert (spec.epochs, spec.batch_size, spec.lr.warmup.value) == (100, 512, 0)
+
+
+def _parts(hand: SimSiam) -> dict[str, Any]:
+    return {
+        "encoder": hand.encoder,
+        "projector": hand.projector,
+        "predictor": hand.predictor,
+    }
 
 
 def _run_rate(method: Method, step: int) -> float:
