@@ -1,10 +1,11 @@
 """Gradients and weights of built modules.
 
-What is trained has to be reached by a gradient, and what is not has no training settings.
+What is trained has to be reached by a gradient, and what is not has no training settings. A rate
+that falls from block to block needs blocks.
 
 Codes: E302 a parameter gets no gradient - E304 a loss that no trained parameter reaches - E306
-training settings where nothing trains - E307 a copy of what has no weights - E401 the gradient
-can't be computed
+training settings where nothing trains - E307 a copy of what has no weights - W334 a layer decay
+that decays nothing - E401 the gradient can't be computed
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from sslgraph.checks.gradients import Gradients, listed
 from sslgraph.checks.members import Bound
 from sslgraph.errors import Problem
 from sslgraph.nodes.base import Node
+from sslgraph.nodes.depths import blocks_behind
 from sslgraph.plan import Plan, Step
+from sslgraph.source import Path
+from sslgraph.train_spec import LearningRate
 from sslgraph.walk import Values
 
 _SHOWN_PARAMETERS = 4
@@ -146,6 +150,37 @@ def _reach(plan: Plan) -> Gradients:
     nodes = {s.name: Bound(s.spec, s.declaration, s.config, s.members) for s in plan.steps}
     inputs = {step.name: step.inputs for step in plan.steps}
     return Gradients(nodes, inputs, plan.kinds, tuple(node for node, _ in plan.losses.values()))
+
+
+def decay_problems(plan: Plan, modules: Mapping[str, Node]) -> Iterator[Problem]:
+    """Learning rates that are to fall from block to block, where no block trains by them.
+
+    Args:
+        plan: The plan.
+        modules: The module of each node.
+    """
+    rates: dict[Path, LearningRate] = {("train", "lr"): plan.graph.train.lr}
+    decayed: set[Path] = set()
+    for step in plan.steps:
+        path: Path = ("train", "lr")
+        own = step.spec.train.lr if step.spec.train else None
+        if isinstance(own, LearningRate):
+            path = ("nodes", step.name, "train", "lr")
+            rates[path] = own
+        behind = blocks_behind(modules[step.name])
+        if any(behind.get(id(p)) for p in modules[step.name].parameters() if p.requires_grad):
+            decayed.add(path)
+    for path in [p for p, rate in rates.items() if rate.layer_decay != 1 and p not in decayed]:
+        yield Problem(
+            "W334",
+            "'layer_decay' has no effect: no block of an encoder trains by this rate",
+            plan.graph.document.span(*path, "layer_decay", key=True),
+            expected="an encoder that trains, without a rate of its own"
+            if path[0] == "train"
+            else "an encoder",
+            help="delete 'layer_decay' (with 'null' where it is inherited)",
+            severity="warning",
+        )
 
 
 def library_text(fault: BaseException) -> str:

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from sslgraph.axes import Mismatch, bind_axes
-from sslgraph.check_gradients import gradient_problems, library_text, weight_problems
+from sslgraph.check_gradients import (
+    decay_problems,
+    gradient_problems,
+    library_text,
+    weight_problems,
+)
 from sslgraph.checks.origins import size_setting
 from sslgraph.checks.references import DATA, Port
 from sslgraph.errors import Problem
@@ -63,6 +68,7 @@ def measure(plan: Plan) -> Sizes:
                 _measured(plan, step, values, modules, sizes)
         if not sizes.problems:
             sizes.problems += gradient_problems(plan, modules, values)
+            sizes.problems += decay_problems(plan, modules)
     sizes.shapes.update({port: tuple(value.shape) for port, value in values.items()})
     return sizes
 

@@ -18,8 +18,8 @@ from typing import Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from sslgraph.nodes.depths import blocks_behind
 from sslgraph.schedules import Number
-from sslgraph.train.layers import blocks_behind
 from sslgraph.train.rates import Horizon, learning_rate, number_at
 from sslgraph.train_spec import Group, LearningRate, NodeRate, NodeTrain, Scale, TrainSpec
 
