@@ -82,6 +82,19 @@ def beside(method: Method, parts: Mapping[str, nn.Module]) -> Pairs:
     return [(network(method, name), theirs) for name, theirs in parts.items()]
 
 
+def named_pairs(
+    method: Method, parts: Mapping[str, nn.Module]
+) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
+    """Each parameter of the nodes and the one of its name by hand; neither side has others."""
+    found = []
+    for node, theirs in parts.items():
+        names = dict(theirs.named_parameters())
+        for name, parameter in network(method, node).named_parameters():
+            found.append((f"{node}.{name}", parameter, names.pop(name)))
+        assert not names
+    return found
+
+
 def share_weights(method: Method, parts: Mapping[str, nn.Module]) -> None:
     """Give modules by hand the weights of the nodes of their names."""
     for ours, theirs in beside(method, parts):

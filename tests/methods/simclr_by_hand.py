@@ -21,6 +21,14 @@ from torch.nn import functional
 
 WORD = (1 << 64) - 1
 
+PUBLISHED: Mapping[str, Any] = {
+    "crop": (0.08, 1.0),
+    "interpolation": "bicubic",
+    "jitter": (0.8, 0.8, 0.8, 0.2),
+    "blur": (0.1, 2.0),
+}
+"""What the paper's views are made with, but for their size."""
+
 
 def mix(*keys: int) -> int:
     """Nested SplitMix64 on plain integers."""

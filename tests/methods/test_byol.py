@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 import sslgraph
+from sslgraph.train.rates import Horizon
 from tests.methods.byol_by_hand import Byol, make_views
+from tests.methods.joint import (
+    named_pairs,
+    pictures,
+    require_bare_vectors,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+    updater_of,
+    width_of,
+)
 
 SEED, STEPS = 5, 40
 SMALL = {"vars.arch": "test_resnet", "vars.size": 24, "vars.hidden": 32, "vars.dim": 16}
@@ -18,11 +30,7 @@ SMALL = {"vars.arch": "test_resnet", "vars.size": 24, "vars.hidden": 32, "vars.d
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Eight smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 28)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(8 * 3).view(8, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(8, 28)
 
 
 @pytest.fixture
@@ -34,19 +42,14 @@ def method() -> Any:
 
 @pytest.fixture
 def by_hand(method: Any) -> Byol:
-    width = method.nodes["projector"].layers[0].in_features
-    hand = Byol("test_resnet", width, 32, 16)
-    hand.encoder.load_state_dict(method.nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(method.nodes["projector"].layers.state_dict())
-    hand.predictor.load_state_dict(method.nodes["predictor"].layers.state_dict())
+    hand = Byol("test_resnet", width_of(method), 32, 16)
+    share_weights(method, _parts(hand))
     hand.make_target()
     return hand.train()
 
 
 def test_views_are_those_of_the_documented_formula(method: Any, images: Tensor) -> None:
-    made = method.run({"batch.image": images}, ["views"], {"index": torch.arange(8)})["views"]
-    expected = torch.stack(make_views(images.float() / 255, SEED, "views", 24))
-    assert torch.allclose(made, expected, rtol=0, atol=1e-6)
+    require_views(method, images, torch.stack(make_views(images.float() / 255, SEED, "views", 24)))
 
 
 def test_loss_gradients_and_target_are_equal_over_three_steps(
@@ -55,7 +58,7 @@ def test_loss_gradients_and_target_are_equal_over_three_steps(
     """In float64, from the same views; the momentum is a float32 number."""
     method.double()
     by_hand.double()
-    pairs = list(_pairs(method, by_hand))
+    pairs = named_pairs(method, _parts(by_hand))
     trained = [[p for p in m.parameters() if p.requires_grad] for m in (method, by_hand)]
     assert len({sum(p.numel() for p in side) for side in trained}) == 1
     descents = [torch.optim.SGD(side, 0.1, momentum=0.9) for side in trained]
@@ -69,17 +72,18 @@ def test_loss_gradients_and_target_are_equal_over_three_steps(
             loss.backward()
         for name, mine, other in pairs:
             assert mine.grad is not None, name
+            assert other.grad is not None, name
             assert _close(mine.grad, other.grad), name
         for descent in descents:
             descent.step()
         method.after_step()
         by_hand.follow(step, STEPS)
         slow = [p for m in method.nodes["target"].members.values() for p in m.parameters()]
-        for mine, other in zip(slow, by_hand.target.parameters(), strict=True):
-            assert _close(mine, other)
+        for copied, theirs in zip(slow, by_hand.target.parameters(), strict=True):
+            assert _close(copied, theirs)
     buffers = [b for m in method.nodes["target"].members.values() for b in m.buffers()]
-    for mine, other in zip(buffers, by_hand.target.buffers(), strict=True):
-        assert _close(mine, other)  # the target's own statistics, from what it saw in training
+    for copied, theirs in zip(buffers, by_hand.target.buffers(), strict=True):
+        assert _close(copied, theirs)  # the target's own statistics, from what it saw in training
 
 
 def test_a_wrong_wire_is_seen(method: Any, by_hand: Byol, images: Tensor) -> None:
@@ -93,11 +97,16 @@ def test_a_wrong_wire_is_seen(method: Any, by_hand: Byol, images: Tensor) -> Non
     assert not torch.allclose(ours, by_hand(first, second), rtol=1e-3)
 
 
+def test_swapped_views_are_the_same_loss(method: Any) -> None:
+    """Both directions are summed, so which view is called the first one says nothing."""
+    views = torch.randn(2, 8, 3, 24, 24, generator=torch.Generator().manual_seed(0)).double()
+    method.double()
+    found = [method.run({"views": given}, ["loss"])["loss"] for given in (views, views.flip(0))]
+    assert torch.allclose(found[0], found[1], rtol=1e-12)
+
+
 def test_sizes_of_the_published_heads() -> None:
-    method = sslgraph.compile(sslgraph.load("byol"))
-    counts = {
-        name: sum(p.numel() for p in node.parameters()) for name, node in method.nodes.items()
-    }
+    counts = sizes_of("byol").parameters
     assert counts["encoder"] == 23_508_032
     assert (counts["projector"], counts["predictor"]) == (9_449_472, 2_109_440)
     assert counts["target"] == 23_508_032 + 9_449_472
@@ -113,6 +122,18 @@ def test_momentum_of_the_recipe() -> None:
         assert math.isclose(hand.schedule.value(step, 1000, 10), value, abs_tol=5e-8)
 
 
+def test_the_recipe() -> None:
+    """Of 1000 epochs in the released `byol.py`: 0.2 for 256 images, so 3.2 for 4096."""
+    graph = sslgraph.load("byol", set={"vars.arch": "test_resnet"})
+    epoch, total = 312, 1000 * 312
+    expected = {0: 0, 5 * epoch: 1.6, 10 * epoch: 3.2, 505 * epoch: 1.6, total: 0}
+    require_rates(graph, Horizon(total, epoch), expected)
+    spec = graph.train
+    assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", "post", 1.5e-6)
+    assert (spec.epochs, spec.batch_size, spec.momentum) == (1000, 4096, 0.9)
+    require_bare_vectors(updater_of(sslgraph.compile(graph), 0))
+
+
 def test_the_method_fits_on_a_screen() -> None:
     shown = sslgraph.load("byol").document.text.split("\npresets:")[0].splitlines()
     assert len(shown) <= 40
@@ -122,14 +143,5 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-6, atol=1e-8)
 
 
-def _pairs(method: Any, by_hand: Byol) -> Any:
-    parts = {
-        "encoder": (method.nodes["encoder"].model, by_hand.encoder),
-        "projector": (method.nodes["projector"].layers, by_hand.projector),
-        "predictor": (method.nodes["predictor"].layers, by_hand.predictor),
-    }
-    for part, (ours, theirs) in parts.items():
-        names = dict(theirs.named_parameters())
-        for name, parameter in ours.named_parameters():
-            yield f"{part}.{name}", parameter, names.pop(name)
-        assert not names
+def _parts(hand: Byol) -> dict[str, Any]:
+    return {name: getattr(hand, name) for name in ("encoder", "projector", "predictor")}

@@ -9,11 +9,23 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checking import report
 from sslgraph.method import Method
-from tests.methods.joint import BATCH, RUN, in_float64, pictures, require_equal_steps
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    BATCH,
+    RUN,
+    beside,
+    in_float64,
+    pictures,
+    require_equal_steps,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+    width_of,
+)
 from tests.methods.nnclr_by_hand import Nnclr
-from tests.methods.simclr_by_hand import make_views
+from tests.methods.simclr_by_hand import PUBLISHED, make_views
 
 SEED = 11
 SMALL: dict[str, Any] = {
@@ -26,13 +38,6 @@ SMALL: dict[str, Any] = {
     "train.batch_size": BATCH,
     "train.lr.warmup": "1 step",
     "train.lr.base": 32.0,  # large steps, so that neighbours change
-}
-VIEW = {
-    "size": 24,
-    "crop": (0.08, 1.0),
-    "interpolation": "bicubic",
-    "jitter": (0.8, 0.8, 0.8, 0.2),
-    "blur": (0.1, 2.0),
 }
 A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
 B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
@@ -52,10 +57,8 @@ def method() -> Method:
 @pytest.fixture
 def by_hand(method: Method) -> Nnclr:
     nodes: Any = method.nodes
-    hand = Nnclr("test_resnet", nodes["projector"].layers[0].in_features, 16, 12, 20)
-    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
-    hand.predictor.load_state_dict(nodes["predictor"].layers.state_dict())
+    hand = Nnclr("test_resnet", width_of(method), 16, 12, 20)
+    share_weights(method, parts(hand))
     hand = hand.double().train()
     temperature = nodes["loss"].temperature.item()
     assert temperature == pytest.approx(0.1)
@@ -63,27 +66,20 @@ def by_hand(method: Method) -> Nnclr:
     return hand
 
 
-def pairs(method: Method, hand: Nnclr) -> list[Any]:
-    nodes: Any = method.nodes
-    return [
-        (nodes["encoder"].model, hand.encoder),
-        (nodes["projector"].layers, hand.projector),
-        (nodes["predictor"].layers, hand.predictor),
-    ]
+def parts(hand: Nnclr) -> dict[str, Any]:
+    return {name: getattr(hand, name) for name in ("encoder", "projector", "predictor")}
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    index = {"index": torch.arange(BATCH)}
-    made = method.run({"batch.image": images}, ["views"], index)["views"]
-    views = make_views(images.float() / 255, SEED, "views", VIEW)
+    views = make_views(images.float() / 255, SEED, "views", {**PUBLISHED, "size": 24})
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = ((views - mean.view(3, 1, 1)) / std.view(3, 1, 1)).double()
-    assert torch.allclose(made.flatten(0, 1), expected, rtol=0, atol=1e-6)
+    require_views(method, images, (views - mean.view(3, 1, 1)) / std.view(3, 1, 1))
 
 
 def test_four_steps_are_equal(method: Method, by_hand: Nnclr, images: Tensor) -> None:
     """Loss, gradients, weights and the queue; the first step of the warm-up has the rate 0."""
-    require_equal_steps(method, by_hand, pairs(method, by_hand), images, SEED, steps=4)
+    pairs = beside(method, parts(by_hand))
+    require_equal_steps(method, by_hand, pairs, images, SEED, steps=4)
     queue: Any = method.nodes["queue"]
     assert queue.place.item() == 4 * BATCH % 20
     oldest_first = queue.rows[0].roll(-queue.place.item(), 0)
@@ -101,7 +97,7 @@ def test_a_queue_that_is_written_first_is_seen(by_hand: Nnclr, images: Tensor) -
 
 
 def test_only_the_predictions_learn(method: Method) -> None:
-    """3.002588 for the vectors of the recipe; neither look-up nor memory gets a gradient."""
+    """3.002588 for three vectors by hand; neither look-up nor memory gets a gradient."""
     p = torch.tensor([A, B], dtype=torch.float64).requires_grad_()
     z = p.detach().clone().requires_grad_()
     bank = torch.tensor([Q4], dtype=torch.float64).requires_grad_()
@@ -117,8 +113,8 @@ def test_only_the_predictions_learn(method: Method) -> None:
 
 
 def test_sizes_of_the_published_heads() -> None:
-    sizes = report(sslgraph.load("nnclr")).sizes
-    assert sizes is not None
+    """Layers of the paper's section 4.1; of the projector's without biases, as norms follow."""
+    sizes = sizes_of("nnclr")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 8_921_600
     assert sizes.parameters["predictor"] == 2_109_696
@@ -126,6 +122,9 @@ def test_sizes_of_the_published_heads() -> None:
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    spec = sslgraph.load("nnclr").train
-    assert spec.lr.scaled(spec.batch_size) == pytest.approx(4.8)
+    """Of the paper: 0.3 for 256 images, ten epochs of warm-up, 1000 epochs of 4096."""
+    graph = sslgraph.load("nnclr")
+    require_rates(graph, Horizon(1000 * 312, 312), {0: 0, 5 * 312: 2.4, 10 * 312: 4.8})
+    spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("lars", 1e-6, ["bias", "norm"])
+    assert (spec.epochs, spec.batch_size) == (1000, 4096)

@@ -9,26 +9,28 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from tests.methods.simclr_by_hand import SimCLR, make_views
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    named_pairs,
+    network,
+    pictures,
+    require_bare_vectors,
+    require_rates,
+    share_weights,
+    sizes_of,
+    updater_of,
+    width_of,
+)
+from tests.methods.simclr_by_hand import PUBLISHED, SimCLR, make_views
 
 SEED = 3
 SMALL = {"vars.arch": "test_resnet", "vars.size": 24, "vars.hidden": 32, "vars.dim": 16}
-VIEW = {
-    "size": 24,
-    "crop": (0.08, 1.0),
-    "interpolation": "bicubic",
-    "jitter": (0.8, 0.8, 0.8, 0.2),
-    "blur": (0.1, 2.0),
-}
+VIEW = {**PUBLISHED, "size": 24}
 
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Twelve smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 28)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(12 * 3).view(12, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(12, 28)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,8 @@ def method() -> Any:
 
 @pytest.fixture(scope="module")
 def by_hand(method: Any) -> SimCLR:
-    width = method.nodes["projector"].layers[0].in_features
-    hand = SimCLR("test_resnet", width, 32, 16, temperature=0.1)
-    hand.encoder.load_state_dict(method.nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(method.nodes["projector"].layers.state_dict())
+    hand = SimCLR("test_resnet", width_of(method), 32, 16, temperature=0.1)
+    share_weights(method, {"encoder": hand.encoder, "projector": hand.projector})
     return hand.train()
 
 
@@ -54,7 +54,8 @@ def test_views_are_those_of_the_documented_formula(method: Any, images: Tensor) 
 def test_loss_and_gradients_are_equal_over_three_steps(
     method: Any, by_hand: SimCLR, images: Tensor
 ) -> None:
-    pairs = [*_pairs(method, by_hand)]
+    parts = {"encoder": by_hand.encoder, "projector": by_hand.projector}
+    pairs = named_pairs(method, parts)
     descents = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (method, by_hand)]
     for _ in range(3):
         step = method({"image": images, "index": torch.arange(12)})
@@ -65,20 +66,50 @@ def test_loss_and_gradients_are_equal_over_three_steps(
             value.backward()
         for name, ours, theirs in pairs:
             assert ours.grad is not None
+            assert theirs.grad is not None
             assert torch.equal(ours.grad, theirs.grad), name
         for descent in descents:
             descent.step()
         method.after_step()
-    for ours, theirs in zip(
-        method.nodes["encoder"].buffers(), by_hand.encoder.buffers(), strict=True
-    ):
-        assert torch.equal(ours, theirs)
+    statistics = network(method, "encoder").buffers(), by_hand.encoder.buffers()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*statistics, strict=True))
 
 
-def _pairs(method: Any, by_hand: SimCLR) -> Any:
-    mine = method.nodes["encoder"].model, method.nodes["projector"].layers
-    for ours, theirs in zip(mine, (by_hand.encoder, by_hand.projector), strict=True):
-        names = dict(theirs.named_parameters())
-        for name, parameter in ours.named_parameters():
-            yield name, parameter, names.pop(name)
-        assert not names
+@pytest.mark.parametrize(
+    ("hidden", "expected"), [([2048], 4_460_672), ([2048, 2048], 8_659_072)], ids=["v1", "v2"]
+)
+def test_sizes_of_the_published_heads(hidden: list[int], expected: int) -> None:
+    """No layer has a bias and the last norm no shift: `projection_head` of `model_util.py`.
+
+    Two layers are those of the paper, three those of its second version.
+    """
+    parameters = sizes_of("simclr", set={"nodes.projector.hidden": hidden}).parameters
+    assert parameters["encoder"] == 23_508_032
+    assert parameters["projector"] == expected
+
+
+def test_the_recipe() -> None:
+    """4.8 for 4096 images after ten epochs, half of it between them and the last one, then 0."""
+    graph = sslgraph.load("simclr", set={"vars.arch": "test_resnet"})
+    epoch, total = 312, 1000 * 312
+    expected = {0: 0, 5 * epoch: 2.4, 10 * epoch: 4.8, 505 * epoch: 2.4, total: 0}
+    require_rates(graph, Horizon(total, epoch), expected)
+    spec = graph.train
+    assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", "pre", 1e-6)
+    assert (spec.epochs, spec.batch_size, spec.momentum) == (1000, 4096, 0.9)
+    require_bare_vectors(updater_of(sslgraph.compile(graph), 0))
+
+
+@pytest.mark.parametrize(("batch", "rate"), [(4096, 4.8), (1024, 2.4), (256, 1.2)])
+def test_the_rate_by_the_root_of_the_batch(batch: int, rate: float) -> None:
+    """The paper's appendix B.1: 0.075 times the root of the batch, not of the batch / 256."""
+    change: dict[str, Any] = {"train.lr": {"base": 0.075, "per": "sqrt 1"}}
+    spec = sslgraph.load("simclr", set={**change, "train.batch_size": batch}).train
+    assert spec.lr.scaled(spec.batch_size) == pytest.approx(rate)
+
+
+def test_no_process_has_statistics_of_its_own() -> None:
+    """With those of a few pairs alone a view would know its other one by them."""
+    graph = sslgraph.load("simclr")
+    for name in ("encoder", "projector"):
+        assert graph.nodes[name].settings["batch_norm"] == {"per": "none", "ranks": "all"}

@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checking import report
 from sslgraph.method import Method
-from sslgraph.train.rates import Horizon, learning_rate
-from tests.methods.joint import in_float64, pictures
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    beside,
+    in_float64,
+    pictures,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+)
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 from tests.methods.sup_con_by_hand import SupCon, make_view
 
@@ -43,13 +50,12 @@ def batch(images: Tensor, label: list[int] = LABEL) -> dict[str, Tensor]:
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    made = method.run({}, ["views"], batch(images))["views"]
     expected = [
         make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 16)
         for view in range(2)
         for place, image in enumerate(images.float() / 255)
     ]
-    assert torch.allclose(made.flatten(0, 1), torch.stack(expected).double(), rtol=0, atol=1e-6)
+    require_views(method, images, torch.stack(expected))
 
 
 def test_three_steps_are_equal(method: Method, images: Tensor) -> None:
@@ -57,11 +63,11 @@ def test_three_steps_are_equal(method: Method, images: Tensor) -> None:
     nodes: Any = method.nodes
     hand = SupCon(16, 8, nodes["loss"].temperature.item())
     assert hand.temperature == pytest.approx(0.1)
-    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
-    hand.head.load_state_dict(nodes["projector"].layers.state_dict())
+    parts = {"encoder": hand.encoder, "projector": hand.head}
+    share_weights(method, parts)
     hand = hand.double().train()
-    ours = [*nodes["encoder"].model.parameters(), *nodes["projector"].layers.parameters()]
-    theirs = [*hand.encoder.parameters(), *hand.head.parameters()]
+    pairs = beside(method, parts)
+    ours, theirs = ([p for pair in pairs for p in pair[side].parameters()] for side in (0, 1))
     assert len(ours) == len(list(method.parameters()))
     descents = [torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-4) for p in (ours, theirs)]
     for _ in range(3):
@@ -99,8 +105,7 @@ def test_the_golden_loss(method: Method) -> None:
 
 def test_sizes_of_the_published_networks() -> None:
     """A 3 x 3 kernel has 64 x 3 x (49 - 9) weights less than that of 7 x 7."""
-    sizes = report(sslgraph.load("sup_con")).sizes
-    assert sizes is not None
+    sizes = sizes_of("sup_con")
     assert sizes.parameters["encoder"] == 23_508_032 - 64 * 3 * 40
     assert sizes.parameters["projector"] == 4_458_624
     assert sizes.shapes["encoder", "tokens"][-2:] == (16, 2048)  # 32 pixels / 8
@@ -114,9 +119,11 @@ def test_a_model_without_such_first_layers_is_refused() -> None:
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    spec = sslgraph.load("sup_con").train
-    horizon = Horizon(1000 * 48, 48)
-    for epoch, expected in ((0, 0.01), (5, 0.255), (10, 0.5), (505, 0.25025), (1000, 5e-4)):
-        found = learning_rate(spec.lr, spec.batch_size, epoch * 48, horizon)
-        assert found == pytest.approx(expected)
+    """Of `main_supcon.py` for CIFAR: from 0.01 to 0.5 over ten epochs, to a thousandth of it."""
+    graph, epoch = sslgraph.load("sup_con"), 48
+    expected = {0: 0.01, 5: 0.255, 10: 0.5, 505: 0.25025, 1000: 5e-4}
+    steps = {number * epoch: rate for number, rate in expected.items()}
+    require_rates(graph, Horizon(1000 * epoch, epoch), steps)
+    spec = graph.train
+    assert (spec.epochs, spec.batch_size, spec.momentum) == (1000, 1024, 0.9)
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])

@@ -9,10 +9,21 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checking import report
 from sslgraph.method import Method
-from sslgraph.train.rates import Horizon, learning_rate
-from tests.methods.joint import BATCH, in_float64, pictures, require_equal_steps
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    BATCH,
+    Pairs,
+    beside,
+    in_float64,
+    pictures,
+    require_equal_steps,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+    width_of,
+)
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 from tests.methods.w_mse_by_hand import WMse, make_view
 
@@ -37,32 +48,25 @@ def images() -> Tensor:
     return pictures(BATCH, 28)
 
 
-def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, list[Any]]:
+def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, Pairs]:
     """The method and the same by hand, with equal weights."""
     method = in_float64("w_mse", {**SMALL, **changes}, SEED)
-    nodes: Any = method.nodes
-    hand = WMse("test_resnet", nodes["projector"].layers[0].in_features, 16, 2)
-    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
-    hand.head.load_state_dict(nodes["projector"].layers.state_dict())
+    hand = WMse("test_resnet", width_of(method), 16, 2)
+    parts = {"encoder": hand.encoder, "projector": hand.head}
+    share_weights(method, parts)
     hand = hand.double().train()
     hand.begin(4, SEED, iterations, RATES)
-    modules = [
-        (nodes["encoder"].model, hand.encoder),
-        (nodes["projector"].layers, hand.head),
-    ]
-    return method, hand, modules
+    return method, hand, beside(method, parts)
 
 
 def test_views_are_those_of_the_documented_formula(images: Tensor) -> None:
     method = in_float64("w_mse", SMALL, SEED)
-    index = {"index": torch.arange(BATCH)}
-    made = method.run({"batch.image": images}, ["views"], index)["views"]
     expected = [
         make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 24)
         for view in range(2)
         for place, image in enumerate(images.float() / 255)
     ]
-    assert torch.allclose(made.flatten(0, 1), torch.stack(expected).double(), rtol=0, atol=1e-6)
+    require_views(method, images, torch.stack(expected))
 
 
 @pytest.mark.parametrize(
@@ -119,25 +123,29 @@ def test_parts_that_can_not_be_are_found(change: dict[str, Any], place: str) -> 
     assert "whiten" in problem.span.text or "white" in problem.span.text
 
 
-def test_sizes_of_the_published_networks() -> None:
-    sizes = report(sslgraph.load("w_mse")).sizes
-    assert sizes is not None
-    assert sizes.parameters["encoder"] == 11_176_512
-    assert sizes.parameters["projector"] == 658_560
+@pytest.mark.parametrize(("dim", "expected"), [(128, 658_560), (64, 592_960)])
+def test_sizes_of_the_published_networks(dim: int, expected: int) -> None:
+    """128 numbers for 100 classes of ImageNet, 64 for CIFAR, after a ResNet-18."""
+    parameters = sizes_of("w_mse", set={"vars.dim": dim}).parameters
+    assert parameters["encoder"] == 11_176_512
+    assert parameters["projector"] == expected
+
+
+def test_parts_have_twice_as_many_rows_as_dimensions() -> None:
+    """256 rows of 128 numbers: with few more than dimensions the inverse has no precision."""
+    graph = sslgraph.load("w_mse")
+    variables: Any = graph.document.data["vars"]
+    assert (variables["part"], variables["dim"]) == (256, 128)
+    assert graph.nodes["white"].settings == {"size": 256}
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
     """500 steps of warm-up; a fifth of the rate 50 and 25 epochs before the end."""
-    spec = sslgraph.load("w_mse").train
-    horizon = Horizon(240 * 247, 247)
-    for step, expected in (
-        (250, 1e-3),
-        (500, 2e-3),
-        (190 * 247 - 1, 2e-3),
-        (190 * 247, 4e-4),
-        (215 * 247 - 1, 4e-4),
-        (215 * 247, 8e-5),
-    ):
-        found = learning_rate(spec.lr, spec.batch_size, step, horizon)
-        assert found == pytest.approx(expected)
+    graph, epoch = sslgraph.load("w_mse"), 247
+    expected = {250: 1e-3, 500: 2e-3}
+    for drop, before, after in ((190 * epoch, 2e-3, 4e-4), (215 * epoch, 4e-4, 8e-5)):
+        expected |= {drop - 1: before, drop: after}
+    require_rates(graph, Horizon(240 * epoch, epoch), expected)
+    spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("adam", 1e-6, [])
+    assert (spec.epochs, spec.batch_size) == (240, 512)
