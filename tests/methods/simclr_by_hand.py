@@ -130,9 +130,14 @@ def jitter(image: Tensor, draw: Sample, strengths: Sequence[float]) -> Tensor:
 
 def make_view(image: Tensor, draw: Sample, setting: Mapping[str, Any]) -> Tensor:
     """One view of one image: crop, flip, jitter, gray, blur."""
-    size = setting["size"]
     low, high = setting["crop"]
-    image = crop(image, draw, low, high, size, setting["interpolation"])
+    image = crop(image, draw, low, high, setting["size"], setting["interpolation"])
+    return after_crop(image, draw, setting)
+
+
+def after_crop(image: Tensor, draw: Sample, setting: Mapping[str, Any]) -> Tensor:
+    """Flip, jitter, gray and blur, whose kernel follows the size of the image."""
+    size = image.shape[-1]
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
     if draw.uniform("jitter/0/hit") < 0.8:

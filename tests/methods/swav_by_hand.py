@@ -16,6 +16,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.methods.simclr_by_hand import PUBLISHED, Sample, after_crop, box, mix, text_key
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)  # 0.228, as in `multicropdataset.py`
+
+
+def make_view(image: Tensor, draw: Sample, scale: tuple[float, float], size: int) -> Tensor:
+    """One crop of one image, resampled as PIL's bilinear does: wider where it shrinks."""
+    top, left, tall, wide = box(draw, *scale, *image.shape[1:])
+    part = image[None, :, top : top + tall, left : left + wide]
+    crop = functional.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return (after_crop(crop, draw, PUBLISHED) - mean) / std
+
+
+def make_crops(
+    images: Tensor, seed: int, group: str, views: int, size: int, scale: tuple[float, float]
+) -> Tensor:
+    """Crops of one size, views B C size size."""
+    crops = [
+        make_view(image, Sample(mix(seed, text_key(group), view, place)), scale, size)
+        for view in range(views)
+        for place, image in enumerate(images)
+    ]
+    made: Tensor = torch.stack(crops).unflatten(0, (views, len(images)))
+    return made
+
 
 class Network(nn.Module):
     """Backbone and head; the backbone runs once for each size, the head once for all crops."""

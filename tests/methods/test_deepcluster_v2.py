@@ -22,7 +22,8 @@ from tests.methods.distilled import (
     require_equal_gradients,
     updater_of,
 )
-from tests.methods.swav_by_hand import Network, cosine
+from tests.methods.joint import require_rates, sizes_of
+from tests.methods.swav_by_hand import Network, cosine, make_crops
 
 SEED, BATCH, IMAGES, COUNT = 7, 8, 20, 4
 HIDDEN, DIM, PEAK, END = 12, 6, 2.0, 0.01
@@ -79,6 +80,19 @@ def _batch(images: Tensor, step: int) -> dict[str, Tensor]:
     numbers = torch.arange(BATCH) + (step + step // 2) % 2 * BATCH
     shown = images[(step + step // 2) % 2]
     return {"image": shown, "index": torch.arange(BATCH) + step * BATCH, "sample": numbers}
+
+
+@pytest.mark.parametrize(
+    ("group", "size", "scale"), [("global", 32, (0.08, 1.0)), ("local", 24, (0.05, 0.14))]
+)
+def test_crops_are_those_of_the_documented_formula(
+    group: str, size: int, scale: tuple[float, float], method: Method, images: Tensor
+) -> None:
+    """Colours, blur and channels of SwAV."""
+    name, shown = f"crops.{group}", images[0]
+    made = method.run({"batch.image": shown}, [name], _batch(images, 0))[name]
+    expected = make_crops(shown.float() / 255, SEED, name, 2, size, scale)
+    torch.testing.assert_close(made, expected.double(), rtol=0, atol=1e-4)
 
 
 def test_two_and_a_half_epochs_are_equal(method: Method, by_hand: Trainer, images: Tensor) -> None:
@@ -190,6 +204,35 @@ def test_heads_use_the_crops_in_turn() -> None:
     stored = [graph.nodes[name].inputs["x"][0].text for name in HEADS]
     assert stored == ["projector.0", "projector.1", "projector.0"]
     assert {graph.nodes[name].settings["size"] for name in HEADS} == {1281167}
+
+
+def test_sizes_of_the_published_networks() -> None:
+    """The head of SwAV; 3000 x 128 prototypes a head, none of which is a parameter."""
+    sizes = sizes_of("deepcluster_v2")
+    assert sizes.parameters["encoder"] == 23_508_032
+    assert sizes.parameters["projector"] == 4_462_720
+    for name in HEADS:
+        assert sizes.parameters[name] == 0
+        assert sizes.shapes[name, "centroids"][-2:] == (3000, 128)
+
+
+def test_the_recipe() -> None:
+    """Of `deepclusterv2_400ep_pretrain.sh`, with 64 processes of 64 images each."""
+    graph = sslgraph.load("deepcluster_v2")
+    run = Horizon.of(graph.train, 1281167)
+    assert (run.steps_per_epoch, run.total_steps) == (312, 400 * 312)
+    expected = {0: 0.3, 5 * 312: 2.55, 10 * 312: 4.8, 205 * 312: 2.4024, run.total_steps: 4.8e-3}
+    require_rates(graph, run, expected)
+    spec = graph.train
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("larc", 1e-6, [])
+    assert spec.amp == "none"  # there is no mixed precision in `main_deepclusterv2.py`
+    crops = graph.nodes["crops"].settings["crops"]
+    assert crops["global"] == {"views": 2, "size": 160, "scale": [0.08, 1]}
+    assert crops["local"] == {"views": 4, "size": 96, "scale": [0.05, 0.14]}
+    for name in HEADS:
+        settings = {**graph.nodes[name].settings, "count": 3, "size": 9}
+        bank: Any = make_node("kmeans_bank", axes={"D": 2}, **settings)
+        assert bank.config.iterations == 10
 
 
 def test_it_fits_on_a_screen() -> None:

@@ -12,8 +12,18 @@ from torch import Tensor, nn
 import sslgraph
 from sslgraph.checking import report
 from sslgraph.method import Method
-from sslgraph.train.rates import Horizon, learning_rate
-from tests.methods.joint import in_float64, pictures, updater_of
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    in_float64,
+    named_pairs,
+    pictures,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+    updater_of,
+    width_of,
+)
 from tests.methods.moco_v1_by_hand import MocoV1, make_views, recipe_rate
 from tests.methods.moco_v2_by_hand import shuffle
 
@@ -44,9 +54,8 @@ def method() -> Method:
 @pytest.fixture
 def by_hand(method: Method) -> MocoV1:
     nodes: Any = method.nodes
-    hand = MocoV1("test_resnet", nodes["projector"].layers[0].in_features, 16)
-    hand.encoder.load_state_dict(nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(nodes["projector"].layers.state_dict())
+    hand = MocoV1("test_resnet", width_of(method), 16)
+    share_weights(method, quick(hand))
     # of unit length to the last bit of float64, as the loss makes them
     rows = nn.functional.normalize(nodes["queue"].rows[0], dim=-1)
     hand = hand.double()
@@ -55,15 +64,15 @@ def by_hand(method: Method) -> MocoV1:
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    index = {"index": torch.arange(BATCH)}
-    made = method.run({"batch.image": images}, ["views"], index)["views"]
-    expected = make_views(images.float() / 255, SEED, "views", 24).double()
-    assert torch.allclose(made, expected, rtol=0, atol=1e-6)
+    require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 def test_five_steps_are_equal(method: Method, by_hand: MocoV1, images: Tensor) -> None:
     """Loss, gradients, both networks and the queue, over both drops of the learning rate."""
-    updater, nodes = updater_of(method, SEED), dict[str, Any](method.nodes.items())
+    updater, queue = updater_of(method, SEED), method.nodes["queue"]
+    fast, all_pairs = (
+        named_pairs(method, parts) for parts in (quick(by_hand), quick(by_hand) | slow(by_hand))
+    )
     trained = [*by_hand.encoder.parameters(), *by_hand.projector.parameters()]
     descent = torch.optim.SGD(trained, PEAK, momentum=0.9, weight_decay=1e-4)
     for step in range(5):
@@ -74,16 +83,16 @@ def test_five_steps_are_equal(method: Method, by_hand: MocoV1, images: Tensor) -
         theirs.backward()
         done = updater.begin([batch], step)
         torch.testing.assert_close(done.loss, theirs.detach(), rtol=1e-7, atol=0)
-        for name, ours, other in _pairs(nodes, by_hand):
+        for name, ours, other in fast:
             assert ours.grad is not None, name
             assert _close(ours.grad, other.grad), name
         descent.param_groups[0]["lr"] = PEAK * 0.1 ** (step // 2)
         descent.step()
         assert updater.finish(done) == ""
         by_hand.follow(0.9)
-        for name, ours, other in [*_pairs(nodes, by_hand), *_slow(nodes, by_hand)]:
+        for name, ours, other in all_pairs:
             assert _close(ours, other), name
-        assert _close(nodes["queue"].rows[0], by_hand.queue)
+        assert _close(queue.get_buffer("rows")[0], by_hand.queue)
 
 
 def test_another_temperature_is_seen(by_hand: MocoV1, images: Tensor) -> None:
@@ -116,9 +125,27 @@ def test_the_loss_of_equal_and_of_told_apart_keys(negative: float, value: float)
     assert math.log(65537) == pytest.approx(11.090370, abs=1e-6)
 
 
+def test_the_first_loss_is_that_of_random_rows(images: Tensor) -> None:
+    """About 0.09: an untrained network has one direction for both views, the queue has none.
+
+    Cosines with random rows are nearly normal, of variance 1/D, so that a row weighs
+    exp(1 / (2 D T^2)) in the mean. Running statistics, not those of a few images, keep the views
+    that near.
+    """
+    published = {**SMALL, "vars.dim": 128, "vars.queue": 65536}
+    method = in_float64("moco_v1", published, SEED).train(mode=False)
+    batch = {"image": images, "index": torch.arange(BATCH)}
+    made = method.run({}, ["projector", "key"], batch)
+    cosines = nn.functional.cosine_similarity(made["projector"], made["key"], dim=-1)
+    rows = 65536 * math.exp(1 / (2 * 128 * 0.07**2))
+    assert math.log1p(rows * math.exp(-1 / 0.07)) == pytest.approx(0.087, abs=1e-3)
+    expected = (rows * (-cosines / 0.07).exp()).log1p().mean().item()
+    first = method.run(made, ["loss"])["loss"].item()
+    assert first == pytest.approx(expected, rel=0.02)
+
+
 def test_sizes_of_the_published_networks() -> None:
-    sizes = report(sslgraph.load("moco_v1")).sizes
-    assert sizes is not None
+    sizes = sizes_of("moco_v1")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 262_272
     assert sizes.parameters["key"] == 23_508_032 + 262_272
@@ -126,32 +153,26 @@ def test_sizes_of_the_published_networks() -> None:
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    spec = sslgraph.load("moco_v1").train
-    horizon = Horizon(200 * 5004, 5004)
-    for epoch in (0, 119, 120, 159, 160, 199):
-        for step in (epoch * 5004, epoch * 5004 + 5003):
-            found = learning_rate(spec.lr, spec.batch_size, step, horizon)
-            assert found == pytest.approx(recipe_rate(epoch), rel=1e-12)
-    assert (spec.weight_decay, spec.no_decay, spec.momentum) == (1e-4, [], 0.9)
+    """Of `main_moco.py`: a tenth from epochs 120 and 160 on, decay on every parameter."""
+    graph, epoch = sslgraph.load("moco_v1"), 5004
+    expected = {}
+    for number in (0, 119, 120, 159, 160, 199):
+        for step in (number * epoch, number * epoch + epoch - 1):
+            expected[step] = recipe_rate(number)
+    require_rates(graph, Horizon(200 * epoch, epoch), expected)
+    spec = graph.train
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
+    assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)
+    assert graph.nodes["key"].settings["momentum"] == 0.999
 
 
 def _close(a: Tensor, b: Tensor | None) -> bool:
     return b is not None and torch.allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-def _pairs(nodes: dict[str, Any], hand: MocoV1) -> Any:
-    yield from _named("encoder", nodes["encoder"].model, hand.encoder)
-    yield from _named("projector", nodes["projector"].layers, hand.projector)
+def quick(hand: MocoV1) -> dict[str, Any]:
+    return {"encoder": hand.encoder, "projector": hand.projector}
 
 
-def _slow(nodes: dict[str, Any], hand: MocoV1) -> Any:
-    members = nodes["key"].members
-    yield from _named("key.encoder", members["encoder"].model, hand.slow_encoder)
-    yield from _named("key.projector", members["projector"].layers, hand.slow_projector)
-
-
-def _named(node: str, ours: nn.Module, theirs: nn.Module) -> Any:
-    names = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters():
-        yield f"{node}.{name}", parameter, names.pop(name)
-    assert not names
+def slow(hand: MocoV1) -> dict[str, Any]:
+    return {"key.encoder": hand.slow_encoder, "key.projector": hand.slow_projector}

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 import sslgraph
 from sslgraph.canonical import canonical
-from sslgraph.checking import report
-from sslgraph.train.rates import Horizon, learning_rate
+from sslgraph.train.rates import Horizon
+from tests.methods.joint import (
+    named_pairs,
+    pictures,
+    require_rates,
+    require_views,
+    share_weights,
+    sizes_of,
+    width_of,
+)
 from tests.methods.moco_v2_by_hand import Moco, make_views, shuffle
 
 SEED, BATCH = 4, 12
@@ -29,11 +37,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 28)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(BATCH * 3).view(BATCH, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(BATCH, 28)
 
 
 def compiled(**changes: Any) -> Any:
@@ -47,10 +51,8 @@ def method() -> Any:
 
 @pytest.fixture
 def by_hand(method: Any) -> Moco:
-    width = method.nodes["projector"].layers[0].in_features
-    hand = Moco("test_resnet", width, 32, 16)
-    hand.encoder.load_state_dict(method.nodes["encoder"].model.state_dict())
-    hand.projector.load_state_dict(method.nodes["projector"].layers.state_dict())
+    hand = Moco("test_resnet", width_of(method), 32, 16)
+    share_weights(method, quick(hand))
     # of unit length to the last bit of float64, as the loss makes them
     rows = nn.functional.normalize(method.nodes["queue"].rows[0].double(), dim=-1)
     hand.begin(rows, groups=3, temperature=_float32(0.2))
@@ -67,8 +69,7 @@ def views_by_hand(images: Tensor) -> Tensor:
 
 
 def test_views_are_those_of_the_documented_formula(method: Any, images: Tensor) -> None:
-    made = method.run({"batch.image": images}, ["views"], {"index": torch.arange(BATCH)})["views"]
-    assert torch.allclose(made, views_by_hand(images), rtol=0, atol=1e-6)
+    require_views(method, images, views_by_hand(images))
 
 
 def test_three_steps_are_equal(method: Any, by_hand: Moco, images: Tensor) -> None:
@@ -76,7 +77,9 @@ def test_three_steps_are_equal(method: Any, by_hand: Moco, images: Tensor) -> No
     method.double()
     by_hand.double()
     method.nodes["views"].register_forward_hook(lambda node, given, made: made.double())
-    pairs = list(_pairs(method, by_hand))
+    pairs = named_pairs(method, quick(by_hand))
+    slow = {"key.encoder": by_hand.slow_encoder, "key.projector": by_hand.slow_projector}
+    slow_pairs = named_pairs(method, slow)
     trained = [[p for p in m.parameters() if p.requires_grad] for m in (method, by_hand)]
     assert len({sum(p.numel() for p in side) for side in trained}) == 1
     descents = [torch.optim.SGD(side, 0.05, momentum=0.9) for side in trained]
@@ -92,12 +95,13 @@ def test_three_steps_are_equal(method: Any, by_hand: Moco, images: Tensor) -> No
             loss.backward()
         for name, mine, other in pairs:
             assert mine.grad is not None, name
+            assert other.grad is not None, name
             assert _close(mine.grad, other.grad), name
         for descent in descents:
             descent.step()
         method.after_step()
         by_hand.follow(_float32(0.999))
-        for name, mine, other in [*pairs, *_slow_pairs(method, by_hand)]:
+        for name, mine, other in [*pairs, *slow_pairs]:
             assert _close(mine, other), name
         assert _close(queue.rows[0], by_hand.queue)
         assert queue.place.item() == by_hand.pointer == (step + 1) * BATCH % 20
@@ -185,8 +189,7 @@ def test_the_first_loss_is_that_of_random_rows(training: bool, images: Tensor) -
 
 
 def test_sizes_of_the_published_networks() -> None:
-    sizes = report(sslgraph.load("moco_v2")).sizes
-    assert sizes is not None
+    sizes = sizes_of("moco_v2")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 4_458_624
     assert sizes.parameters["key"] == 23_508_032 + 4_458_624
@@ -194,14 +197,17 @@ def test_sizes_of_the_published_networks() -> None:
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    spec = sslgraph.load("moco_v2").train
-    horizon = Horizon(200 * 5004, 5004)
-    for epoch in (0, 50, 100, 199):
-        expected = 0.03 * 0.5 * (1 + math.cos(math.pi * epoch / 200))
-        for step in (epoch * 5004, epoch * 5004 + 5003):
-            found = learning_rate(spec.lr, spec.batch_size, step, horizon)
-            assert found == pytest.approx(expected, rel=1e-12)
-    assert (spec.weight_decay, spec.no_decay, spec.momentum) == (1e-4, [], 0.9)
+    """Of `main_moco.py` with `--cos`: one value an epoch, decay on every parameter."""
+    graph, epoch = sslgraph.load("moco_v2"), 5004
+    expected: dict[int, float] = {}
+    for number in (0, 50, 100, 199):
+        rate = 0.03 * 0.5 * (1 + math.cos(math.pi * number / 200))
+        expected |= {number * epoch: rate, number * epoch + epoch - 1: rate}
+    require_rates(graph, Horizon(200 * epoch, epoch), expected)
+    spec = graph.train
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
+    assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)
+    assert graph.nodes["key"].settings["momentum"] == 0.999
 
 
 def test_the_method_fits_on_a_screen() -> None:
@@ -218,20 +224,5 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-def _pairs(method: Any, by_hand: Moco) -> Any:
-    nodes = method.nodes
-    yield from _named("encoder", nodes["encoder"].model, by_hand.encoder)
-    yield from _named("projector", nodes["projector"].layers, by_hand.projector)
-
-
-def _slow_pairs(method: Any, by_hand: Moco) -> Any:
-    members = method.nodes["key"].members
-    yield from _named("key.encoder", members["encoder"].model, by_hand.slow_encoder)
-    yield from _named("key.projector", members["projector"].layers, by_hand.slow_projector)
-
-
-def _named(node: str, ours: nn.Module, theirs: nn.Module) -> Any:
-    names = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters():
-        yield f"{node}.{name}", parameter, names.pop(name)
-    assert not names
+def quick(hand: Moco) -> dict[str, Any]:
+    return {"encoder": hand.encoder, "projector": hand.projector}

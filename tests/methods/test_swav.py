@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.checking import report
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.plan import make_plan
+from sslgraph.schedules import Time
 from sslgraph.train.rates import Horizon
 from tests.methods.distilled import (
     in_float64,
@@ -23,7 +23,8 @@ from tests.methods.distilled import (
     require_equal_gradients,
     updater_of,
 )
-from tests.methods.swav_by_hand import Network, Trainer, cosine, sinkhorn
+from tests.methods.joint import require_rates, sizes_of
+from tests.methods.swav_by_hand import Network, Trainer, cosine, make_crops, sinkhorn
 
 SEED, BATCH, QUEUE, STARTS, FREEZE = 5, 8, 16, 2, 3
 HIDDEN, DIM, COUNT = 12, 6, 10
@@ -81,6 +82,20 @@ def _named(method: Method, hand: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _batch(images: Tensor, step: int) -> dict[str, Tensor]:
     return {"image": images, "index": torch.arange(BATCH) + step * BATCH}
+
+
+@pytest.mark.parametrize(
+    ("group", "views", "size", "scale"),
+    [("global", 2, 32, (0.14, 1.0)), ("local", 3, 24, (0.05, 0.14))],
+)
+def test_crops_are_those_of_the_documented_formula(
+    group: str, views: int, size: int, scale: tuple[float, float], method: Method, images: Tensor
+) -> None:
+    """All of them with the same colours and blur; the first channel is divided by 0.228."""
+    name = f"crops.{group}"
+    made = method.run({"batch.image": images}, [name], _batch(images, 0))[name]
+    expected = make_crops(images.float() / 255, SEED, name, views, size, scale)
+    torch.testing.assert_close(made, expected.double(), rtol=0, atol=1e-4)
 
 
 def test_six_steps_are_equal(method: Method, by_hand: Trainer, images: Tensor) -> None:
@@ -198,17 +213,67 @@ def test_pairs_and_parameters() -> None:
     graph = sslgraph.load("swav")
     expected = {(i, j) for i in range(8) for j in range(2) if i != j}
     assert set(make_plan(graph).step("loss").pairs) == expected
-    sizes: Any = report(graph).sizes
-    counts = [sizes.parameters[name] for name in ("projector", "prototypes", "encoder")]
+    parameters = sizes_of("swav").parameters
+    counts = [parameters[name] for name in ("projector", "prototypes", "encoder")]
     assert counts == [4_462_720, 384_000, 23_508_032]
 
 
+def test_the_recipe() -> None:
+    """Of `swav_400ep_bs256_pretrain.sh`: one process's 5004 batches are an epoch."""
+    graph = sslgraph.load("swav")
+    run = Horizon.of(graph.train, 1281167)
+    assert (run.steps_per_epoch, run.total_steps) == (5004, 400 * 5004)
+    half = 200 * 5004
+    require_rates(graph, run, {0: 0.6, half: (0.6 + 6e-4) / 2, run.total_steps: 6e-4})
+    _require_trained_alike(graph)
+    of_prototypes: Any = graph.nodes["prototypes"].train
+    assert (of_prototypes.freeze, of_prototypes.how) == (Time(5005, "steps"), "no_grad")
+    queue = graph.nodes["queue"].settings
+    assert (queue["size"], queue["from"], queue["start"]) == (3840, "15 epochs", "empty")
+    assert queue["size"] % graph.train.batch_size == 0
+    crops = graph.nodes["crops"].settings["crops"]
+    assert crops["global"] == {"views": 2, "size": 224, "scale": [0.14, 1]}
+    assert crops["local"] == {"views": 6, "size": 96, "scale": [0.05, 0.14]}
+
+
 def test_the_large_batch_has_no_queue() -> None:
+    """Of `swav_800ep_pretrain.sh`: 64 processes with 64 images each have 312 batches an epoch."""
     graph = sslgraph.load("swav", preset="large_batch")
     assert not {"queue", "queue_scores"} & graph.nodes.keys()
+    run = Horizon.of(graph.train, 1281167)
+    assert (run.steps_per_epoch, run.total_steps) == (312, 800 * 312)
     of_prototypes: Any = graph.nodes["prototypes"].train
-    assert str(of_prototypes.freeze) == "313 steps"
-    assert (graph.train.lr.start, graph.train.lr.peak, graph.train.lr.end) == (0.3, 4.8, 4.8e-3)
+    assert of_prototypes.freeze == Time(313, "steps")
+    expected = {0: 0.3, 5 * 312: 2.55, 10 * 312: 4.8, 405 * 312: 2.4024, run.total_steps: 4.8e-3}
+    require_rates(graph, run, expected)
+    _require_trained_alike(graph)
+
+
+def _require_trained_alike(graph: sslgraph.Graph) -> None:
+    """What no script changes: LARC on every tensor, and the temperatures of codes and scores."""
+    spec = graph.train
+    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("larc", 1e-6, [])
+    assert (spec.momentum, spec.trust_coefficient) == (0.9, 1e-3)
+    codes: Any = make_node("sinkhorn", **graph.nodes["codes"].settings)
+    assert (codes.config.temperature, codes.config.iterations) == (0.05, 3)
+    assert graph.nodes["loss"].settings["temperature"] == 0.1
+
+
+def test_the_first_loss_of_views_that_have_nothing_in_common() -> None:
+    """A little above chance: ln K + 1 / (2 D T^2) = 8.397 for unit rows in random directions.
+
+    Their cosines with prototypes are nearly normal, of variance 1/D, and the codes of one view say
+    nothing of the scores of another.
+    """
+    generator = torch.Generator().manual_seed(0)
+    z, prototypes = (
+        torch.nn.functional.normalize(torch.randn(*shape, 128, generator=generator), dim=-1)
+        for shape in ((2, 256), (3000,))
+    )
+    scores = z @ prototypes.T
+    codes = make_node("sinkhorn", temperature=0.05, per="view")(scores)
+    found = make_node("soft_cross_entropy", temperature=0.1)(prediction=scores, target=codes)
+    assert found.item() == pytest.approx(8.006368 + 1 / (2 * 128 * 0.01), abs=0.05)
 
 
 def test_a_queue_that_is_not_full_takes_no_part(method: Method, images: Tensor) -> None:
