@@ -18,7 +18,9 @@ from sslgraph.reading import parse
 from sslgraph.source import Origin
 from sslgraph.tree import Tree, from_python, plain
 
-_FILE = "--set"
+FILE = "--set"
+"""What stands for the file of a setting in its spans, whose line is the whole setting."""
+
 _SETTABLE = [key for key in ORDER if key not in ("sslgraph", "presets")]
 _EXAMPLE = "such as --set nodes.loss.temperature=0.2"
 
@@ -42,7 +44,7 @@ def override(
 def _as_texts(settings: Mapping[str, object], problems: list[Problem]) -> list[str]:
     texts = []
     for path, value in settings.items():
-        tree, found = from_python({"value": value}, _FILE)
+        tree, found = from_python({"value": value}, FILE)
         problems += found
         if not found:
             texts.append(f"{path}={flow(plain(tree.mapping['value']))}")
@@ -51,12 +53,12 @@ def _as_texts(settings: Mapping[str, object], problems: list[Problem]) -> list[s
 
 def _override(top: Tree, text: str, problems: list[Problem]) -> Tree:
     path, equals, value_text = text.partition("=")
-    whole = Span(_FILE, 0, 1, len(text) + 1, text)
+    whole = Span(FILE, 0, 1, len(text) + 1, text)
     keys = path.strip().split(".")
     if not equals or not all(keys) or len(keys) > MOST_DEPTH:
         problems.append(Problem("E023", "not 'path=value'", whole, expected=_EXAMPLE))
         return top
-    value, found = parse(value_text, Place(_FILE, f"{path}=", numbered=False))
+    value, found = parse(value_text, Place(FILE, f"{path}=", numbered=False))
     if value is None:
         missing = Problem("E023", "no value after '='", whole, help="null deletes a key")
         problems += found or [missing]
@@ -77,7 +79,7 @@ class _Steps:
         self.spans = []
         column = 1 + len(text) - len(text.lstrip())
         for key in keys:
-            self.spans.append(Span(_FILE, 0, column, column + len(key), text))
+            self.spans.append(Span(FILE, 0, column, column + len(key), text))
             column += len(key) + 1
 
 

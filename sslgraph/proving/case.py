@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslgraph.check_sizes import META_BATCH, Sizes
-from sslgraph.checking import report
+from sslgraph.checking import Report, report
 from sslgraph.errors import GraphError, errors_of
 from sslgraph.make import make_modules
 from sslgraph.method import Method, StepOutput
@@ -34,6 +34,7 @@ from sslgraph.proving.compare import descend, gradients
 from sslgraph.proving.given import EPOCH, Given, fed, make_given
 from sslgraph.proving.pool import OnRanks
 from sslgraph.proving.result import ProofError
+from sslgraph.proving.smaller import remedies
 from sslgraph.spec import Graph
 
 STEPS = 100 * EPOCH
@@ -73,15 +74,12 @@ class Case:
             GraphError: The graph has errors.
             ProofError: It is too large for a CPU.
         """
-        for batch in _batches(graph):
-            run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
-            small = replace(graph, train=run)
-            with FlopCounterMode(display=False) as counter:
-                found = report(small)
-            if not errors_of(found.problems) and found.plan and found.sizes:
-                _refuse_large(graph, counter.get_total_flops() * batch / META_BATCH)
-                return cls(small, found.plan, found.sizes, batch, on_ranks)
-        raise GraphError(tuple(errors_of(found.problems)))
+        small, found, flops = _built(graph)
+        if flops > _MOST_FLOPS:
+            raise ProofError(_too_large(graph, flops))
+        assert found.plan is not None
+        assert found.sizes is not None
+        return cls(small, found.plan, found.sizes, small.train.batch_size, on_ranks)
 
     # -- what is fed ------------------------------------------------------------------------------
 
@@ -214,19 +212,34 @@ def _doubled(first: int, last: int) -> Iterator[int]:
         yield first
 
 
-def _refuse_large(graph: Graph, flops: float) -> None:
-    if flops <= _MOST_FLOPS:
-        return
-    remedy = "a smaller network and smaller views, such as --set vars.size=32"
-    if graph.presets and not graph.preset:
-        remedy = f"a smaller preset ({_presets(graph)}), or {remedy}"
-    raise ProofError(
+def _built(graph: Graph) -> tuple[Graph, Report, float]:
+    """The graph with a small batch, what the meta run found, and the work of a pass in FLOP.
+
+    Raises:
+        GraphError: The graph has errors.
+    """
+    for batch in _batches(graph):
+        run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+        small = replace(graph, train=run)
+        with FlopCounterMode(display=False) as counter:
+            found = report(small)
+        if not errors_of(found.problems):
+            return small, found, counter.get_total_flops() * batch / META_BATCH
+    raise GraphError(tuple(errors_of(found.problems)))
+
+
+def _work(graph: Graph) -> float:
+    """FLOP of a pass, infinite for a graph with errors."""
+    try:
+        return _built(graph)[2]
+    except GraphError:
+        return math.inf
+
+
+def _too_large(graph: Graph, flops: float) -> str:
+    found = " or ".join(remedies(graph, _work, _MOST_FLOPS))
+    return (
         f"{graph.name} is too large to be proved on a CPU: one forward and backward pass takes "
         f"{flops / 1e9:.0f} GFLOP, and at most {_MOST_FLOPS / 1e9:.0f} are sensible; the wiring is "
-        f"the same in small: use {remedy}"
+        f"the same in small: use {found or 'a smaller network and smaller views'}"
     )
-
-
-def _presets(graph: Graph) -> str:
-    """`--preset a or --preset b`."""
-    return " or ".join(f"--preset {name}" for name in graph.presets)
