@@ -1,4 +1,4 @@
-"""BEiT written by hand with torch, kornia and Pillow: nothing of the package is imported here.
+"""BEiT written by hand with torch and Pillow: nothing of the package is imported here.
 
 The transformer is written out from the paper's appendix and its released code; modules have timm's
 names, so that weights can be handed over. Views come from the documented hash formula.
@@ -15,24 +15,25 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.simclr_by_hand import Sample, box, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.masked_by_hand import (
+    antialiased_crop,
+    normalized,
+    patches_normalized,
+    samples,
+)
+from tests.methods.simclr_by_hand import box, jitter
 
 
 def make_views(images: Tensor, seed: int, size: int, tokens: int) -> tuple[Tensor, Tensor]:
     """For each image what the model and what the tokenizer sees: one draw, two resolutions."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     first, second = [], []
-    for place, image in enumerate(images):
-        draw = Sample(mix(seed, text_key("crops.model"), 0, place))
+    for image, draw in zip(images, samples(len(images), seed, "crops.model"), strict=True):
         whole = jitter(image, draw, (0.4, 0.4, 0.4, 0.0))
         if draw.uniform("flip/0/hit") < 0.5:
             whole = whole.flip(-1)
-        top, left, height, width = box(draw, 0.08, 1.0, whole.shape[1], whole.shape[2])
+        first.append(normalized(antialiased_crop(whole, draw, 0.08, size)))
+        top, left, height, width = box(draw, 0.08, 1.0, *whole.shape[1:])
         part = whole[:, top : top + height, left : left + width]
-        large = functional.interpolate(part[None], (size, size), mode="bicubic", antialias=True)[0]
-        first.append((large.clamp(0, 1) - mean) / std)
         planes = [
             Image.fromarray(plane).resize((tokens, tokens), Image.Resampling.LANCZOS)
             for plane in part.numpy()
@@ -44,10 +45,7 @@ def make_views(images: Tensor, seed: int, size: int, tokens: int) -> tuple[Tenso
 
 def classes(images: Tensor, directions: Tensor, side: int) -> Tensor:
     """For each patch the direction with the largest product with its normalised pixels."""
-    batch, channels, height, width = images.shape
-    x = images.reshape(batch, channels, height // side, side, width // side, side)
-    x = torch.einsum("nchpwq->nhwpqc", x).reshape(batch, -1, side * side * channels)
-    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
+    x = patches_normalized(images, side)
     return torch.einsum("nld,kd->nlk", x, directions.to(x)).argmax(-1)
 
 

@@ -14,6 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.methods.masked_by_hand import normalized, samples
+from tests.methods.simclr_by_hand import crop, jitter
+
+
+def make_views(images: Tensor, seed: int, size: int) -> Tensor:
+    """A view of each image: colours always, flip, crop, normalise."""
+    made = []
+    for image, draw in zip(images, samples(len(images), seed, "view"), strict=True):
+        whole = jitter(image, draw, (0.4, 0.4, 0.4, 0.0))
+        whole = whole.flip(-1) if draw.uniform("flip/0/hit") < 0.5 else whole
+        made.append(crop(whole, draw, 0.08, 1.0, size, "bicubic"))
+    return normalized(torch.stack(made))
+
 
 class Student(nn.Module):
     """A transformer with relative positions whose hidden patches are one vector."""

@@ -1,4 +1,4 @@
-"""I-JEPA written by hand with torch, timm and kornia: nothing of the package is imported here.
+"""I-JEPA written by hand with torch and timm: nothing of the package is imported here.
 
 It follows the published code: blocks are timm's, what lies between them is written out, one image
 after the other. The random parameters come from the documented formula (nested SplitMix64 of seed,
@@ -18,20 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from tests.methods.mae_by_hand import positions
-from tests.methods.simclr_by_hand import Sample, crop, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def make_views(images: Tensor, seed: int, size: int) -> Tensor:
-    """A view of each image: crop and normalise."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    draws = [Sample(mix(seed, text_key("view"), 0, place)) for place in range(len(images))]
-    made = [
-        crop(image, draw, 0.3, 1.0, size, "bilinear")
-        for image, draw in zip(images, draws, strict=True)
-    ]
-    return (torch.stack(made) - mean) / std
+from tests.methods.simclr_by_hand import Sample, mix, text_key
 
 
 class Masks(NamedTuple):

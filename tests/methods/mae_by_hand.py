@@ -1,8 +1,6 @@
-"""MAE written by hand with torch, timm and kornia: nothing of the package is imported here.
+"""MAE written by hand with torch and timm: nothing of the package is imported here.
 
-It follows the published code: the blocks are timm's, what lies between them is written out. The
-random parameters come from the documented formula (nested SplitMix64 of seed, node, view,
-position).
+It follows the published code: the blocks are timm's, what lies between them is written out.
 """
 
 from __future__ import annotations
@@ -10,38 +8,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import kornia
 import numpy as np
 import timm
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from tests.methods.simclr_by_hand import Sample, crop, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
-    """One view of one image: crop, flip, normalise."""
-    image = crop(image, draw, 0.2, 1.0, size, "bicubic")
-    if draw.uniform("flip/0/hit") < 0.5:
-        image = kornia.geometry.transform.hflip(image[None])[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
-
-
-def make_views(images: Tensor, seed: int, size: int) -> Tensor:
-    """A view of each image."""
-    keys = [mix(seed, text_key("view"), 0, place) for place in range(len(images))]
-    made = [make_view(x, Sample(key), size) for x, key in zip(images, keys, strict=True)]
-    return torch.stack(made)
+from tests.methods.masked_by_hand import patches_normalized, samples
 
 
 def orders(batch: int, seed: int, places: int) -> Tensor:
     """For each image an order of its places; the first ones stay visible."""
-    keys = [mix(seed, text_key("mask"), 0, place) for place in range(batch)]
-    return torch.tensor([Sample(key).order("order", places) for key in keys])
+    return torch.tensor([draw.order("order", places) for draw in samples(batch, seed, "mask")])
 
 
 def positions(width: int, side: int) -> Tensor:
@@ -54,13 +32,6 @@ def positions(width: int, side: int) -> Tensor:
         parts += [np.sin(angles), np.cos(angles)]
     table = np.concatenate([np.zeros((1, width)), np.concatenate(parts, 1)])
     return torch.from_numpy(table).float()[None]
-
-
-def patches(images: Tensor, side: int) -> Tensor:
-    """B places pixels, channels last within a patch."""
-    batch, channels, height, width = images.shape
-    x = images.reshape(batch, channels, height // side, side, width // side, side)
-    return torch.einsum("nchpwq->nhwpqc", x).reshape(batch, -1, side * side * channels)
 
 
 class Mae(nn.Module):
@@ -114,9 +85,7 @@ class Mae(nn.Module):
         for block in self.blocks:
             y = block(y)
         predicted = self.head(self.norm(y))[:, 1:]
-        target = patches(images, self.patch)
-        mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
-        error = ((predicted - (target - mean) / (variance + 1e-6) ** 0.5) ** 2).mean(-1)
+        error = ((predicted - patches_normalized(images, self.patch)) ** 2).mean(-1)
         hidden = torch.ones(batch, places).to(error)
         hidden[:, :count] = 0
         hidden = torch.gather(hidden, 1, restore)

@@ -1,4 +1,4 @@
-"""SimMIM written by hand with torch, timm and kornia: nothing of the package is imported here.
+"""SimMIM written by hand with torch and timm: nothing of the package is imported here.
 
 It follows the published code: hidden squares as a mask of pixels, a 1 x 1 convolution with pixel
 shuffle as the decoder, and the sum of absolute errors over hidden pixels. The blocks are timm's.
@@ -8,37 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import kornia
 import timm
 import torch
 from torch import Tensor, nn
 
-from tests.methods.simclr_by_hand import Sample, crop, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
-    """One view of one image: crop, flip, normalise."""
-    image = crop(image, draw, 0.67, 1.0, size, "bilinear")
-    if draw.uniform("flip/0/hit") < 0.5:
-        image = kornia.geometry.transform.hflip(image[None])[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
-
-
-def make_views(images: Tensor, seed: int, size: int) -> Tensor:
-    """A view of each image."""
-    keys = [mix(seed, text_key("view"), 0, place) for place in range(len(images))]
-    made = [make_view(x, Sample(key), size) for x, key in zip(images, keys, strict=True)]
-    return torch.stack(made)
+from tests.methods.masked_by_hand import samples
 
 
 def make_masks(batch: int, seed: int, cells: int, ratio: float) -> Tensor:
     """For each image a square grid of cells, 1 where hidden."""
     masks = torch.ones(batch, cells * cells)
-    for place, row in enumerate(masks):
-        draw = Sample(mix(seed, text_key("mask"), 0, place))
+    for row, draw in zip(masks, samples(batch, seed, "mask"), strict=True):
         order = draw.order("order", cells * cells)
         row[order[: int(cells * cells * (1 - ratio))]] = 0
     return masks.view(batch, cells, cells)

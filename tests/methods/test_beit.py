@@ -8,17 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sslgraph
 from sslgraph.checking import report
 from sslgraph.errors import render
 from sslgraph.nodes.base import make_node
 from sslgraph.train import train
-from sslgraph.train.groups import parameter_groups
 from sslgraph.train.rates import Horizon, learning_rate
 from tests.methods.beit_by_hand import Beit, classes, make_views, relative_places
-from tests.methods.joint import RUN, pictures, updater_of
+from tests.methods.joint import RUN, pictures, sizes_of, updater_of
+from tests.methods.masked import (
+    BEIT_BASE,
+    RENAMED,
+    adamw,
+    batch,
+    decay_of,
+    paired,
+    require_blocks_of_beit,
+    require_equal_run,
+    require_recipe,
+    share_with_head,
+    with_other_pixels,
+)
 from tests.nodes.runs import Pictures
 
 SEED, BATCH, CLASSES = 6, 6, 40
@@ -52,14 +64,8 @@ def method() -> Any:
 @pytest.fixture
 def by_hand(method: Any) -> Beit:
     hand = Beit(32, 2, 2, 8, 4, CLASSES)
-    hand.encoder.load_state_dict(method.nodes["encoder"].model.state_dict())
-    hand.mask_token.data.copy_(method.nodes["encoder"].mask_token)
-    hand.head.load_state_dict(method.nodes["head"].layer.state_dict())
+    share_with_head(method, hand)
     return hand.train()
-
-
-def batch(images: Tensor) -> dict[str, Tensor]:
-    return {"image": images, "index": torch.arange(len(images))}
 
 
 def directions(method: Any) -> Tensor:
@@ -81,37 +87,26 @@ def test_loss_gradients_and_weights_are_equal_over_three_steps(
     """In float64, with the run's own optimizer: decay, clipping and rate of the recipe."""
     method.double()
     by_hand.double()
-    updater = updater_of(method, SEED)
     method.nodes["crops"].register_forward_hook(lambda n, given, made: [x.double() for x in made])
-    pairs = _pairs(method, by_hand)
-    assert sum(p.numel() for g in updater.groups for p in g.parameters) == sum(
-        p.numel() for p, _ in pairs.values()
-    )
-    decayed = [p for name, (_, p) in pairs.items() if p.ndim > 1 and "cls_token" not in name]
-    others = [p for _, p in pairs.values() if all(p is not other for other in decayed)]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    descent = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-    for step in range(3):
-        data = batch(images) | {"index": torch.arange(BATCH) + step * BATCH}
+    pairs = paired(method, by_hand, RENAMED)
+    named = [(name, theirs) for name, (_, theirs) in pairs.items()]
+
+    def loss(data: dict[str, Tensor]) -> Tensor:
         made = method.run({}, ["crops.model", "crops.tokens", "mask"], data)
         ids = classes(made["crops.tokens"][0], directions(method), 2)
-        by_hand.zero_grad()
-        loss = by_hand(made["crops.model"][0], made["mask"][0], ids)
-        loss.backward()
-        done = updater.begin([data], step)
-        torch.testing.assert_close(done.loss, loss.detach(), rtol=1e-7, atol=0)
-        for name, (ours, theirs) in pairs.items():
-            assert ours.grad is not None, name
-            assert _close(ours.grad, theirs.grad), name
-        nn.utils.clip_grad_norm_(by_hand.parameters(), 3.0)
-        for group in descent.param_groups:
-            end, peak = 1e-5, 1.5e-3
-            wave = (1 + math.cos(math.pi * step / RUN.total_steps)) / 2
-            group["lr"] = end + (peak - end) * wave
-        descent.step()
-        assert updater.finish(done) == ""
-        for name, (ours, theirs) in pairs.items():
-            assert _close(ours, theirs), name
+        cost: Tensor = by_hand(made["crops.model"][0], made["mask"][0], ids)
+        return cost
+
+    require_equal_run(
+        method,
+        loss,
+        pairs,
+        images,
+        seed=SEED,
+        descent=adamw(named, without="cls_token"),
+        clip=3.0,
+        rates=(1.5e-3, 1e-5),
+    )
 
 
 def test_a_loss_that_averages_over_images_is_seen(
@@ -143,8 +138,7 @@ def test_only_ids_of_hidden_patches_matter(method: Any, images: Tensor) -> None:
 
 def test_hidden_pixels_never_reach_the_encoder(method: Any, images: Tensor) -> None:
     made = method.run({}, ["crops.model", "mask", "encoder.tokens"], batch(images))
-    hidden = made["mask"].view(1, BATCH, 1, 8, 8).repeat_interleave(4, 3).repeat_interleave(4, 4)
-    changed = torch.where(hidden, made["crops.model"].flip(3, 4), made["crops.model"])
+    changed = with_other_pixels(made["crops.model"], made["mask"], 4)
     feed = {"crops.model": changed, "mask": made["mask"]}
     after = method.run(feed, ["encoder.tokens"], batch(images))
     assert torch.equal(after["encoder.tokens"], made["encoder.tokens"])
@@ -164,54 +158,67 @@ def test_chance_at_the_start(images: Tensor) -> None:
 
 
 def test_rows_of_the_table_of_relative_positions() -> None:
-    """A golden of the recipe, for 2 x 2 places: twelve rows, the last three for the class."""
+    """For 2 x 2 places: twelve rows, the last three for the class (BEiT's released code).
+
+    `RelativePositionBias` in `modeling_finetune.py`: place minus place, rows before columns.
+    """
     golden = [[11, 9, 9, 9, 9], [10, 4, 3, 1, 0], [10, 5, 4, 2, 1], [10, 7, 6, 4, 3]]
-    assert relative_places(2).tolist() == [*golden, [10, 8, 7, 5, 4]]
+    golden += [[10, 8, 7, 5, 4]]
+    assert relative_places(2).tolist() == golden
+    sizes = {f"nodes.encoder.args.{name}": value for name, value in SIZES.items()}
+    tiny = {**SMALL, **sizes, "nodes.encoder.args.patch_size": 16, "vars.patch": 16}
+    hidden = {"nodes.mask.patches": 1, "nodes.mask.min_block": 1, "nodes.ids.patch": 8}
+    method: Any = sslgraph.compile(sslgraph.load("beit", set={**tiny, **hidden}))
+    shared = method.nodes["encoder"].model.rel_pos_bias
+    assert shared.relative_position_index.view(5, 5).tolist() == golden
+    assert shared.relative_position_bias_table.shape == (12, 2)
 
 
 def test_sizes_of_the_recipe() -> None:
     """At most 75 of 196 patches, 14 x 14 ids of 112 pixels, a table for all blocks."""
-    sizes = report(sslgraph.load("beit")).sizes
-    assert sizes is not None
+    sizes = sizes_of("beit")
     assert sizes.shapes["crops", "model"][2:] == (3, 224, 224)
     assert sizes.shapes["crops", "tokens"][2:] == (3, 112, 112)
     assert sizes.shapes["ids", "ids"][2:] == (14 * 14,)
     assert sizes.shapes["hidden", "y"][2:] == (75, 768)
     assert sizes.shapes["head", "y"][2:] == (75, 8192)
-    block = 12 * 768 * 768 + (2 + 1 + 4 + 1) * 768 + 4 * 768 + 2 * 768
-    ends = 768 * 768 + 768 + 2 * 768 + 2 * 768  # patches; class and mask token; last norm
-    assert sizes.parameters["encoder"] == 12 * block + ends + 732 * 12
+    assert sizes.parameters["encoder"] == BEIT_BASE
     assert sizes.parameters["head"] == 8192 * 769
 
 
 def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
+    """Of `run_beit_pretraining.py` and the commands beside it in the released code."""
     spec = sslgraph.load("beit").train
-    assert (spec.optimizer, spec.betas, spec.weight_decay) == ("adamw", (0.9, 0.999), 0.05)
-    assert spec.clip is not None
-    assert spec.clip.norm == 3
-    horizon = Horizon(total_steps=800 * 625, steps_per_epoch=625)
     rates = {0: 0, 5: 7.5e-4, 10: 1.5e-3, 405: (1.5e-3 + 1e-5) / 2, 800: 1e-5}
-    for epoch, expected in rates.items():
-        rate = learning_rate(spec.lr, spec.batch_size, epoch * 625, horizon)
-        assert rate == pytest.approx(expected, abs=1e-12)
-    groups = parameter_groups(method, method.parameters_by_node(), spec, {}, horizon)
-    by_decay = {group.rule.weight_decay: set(group.names) for group in groups}
-    decayed, others = by_decay[0.05], by_decay[0.0]
+    require_recipe(spec, rates=rates, epochs=800, clip=3)
+    decay = decay_of(method, spec)
+    assert decay == {
+        name: 0.05 if p.ndim > 1 and not name.endswith("cls_token") else 0.0
+        for name, p in ((name, method.get_parameter(f"nodes.{name}")) for name in decay)
+    }
     table = "encoder.model.rel_pos_bias.relative_position_bias_table"
-    assert {table, "encoder.mask_token", "head.layer.weight"} <= decayed
-    assert {
-        "encoder.model.cls_token",
-        "encoder.model.blocks.0.gamma_1",
-        "head.layer.bias",
-    } <= others
+    assert {table, "encoder.mask_token", "encoder.model.blocks.0.gamma_1"} <= set(decay)
 
 
-def test_first_weights_and_layer_scale(method: Any) -> None:
-    model = method.nodes["encoder"].model
-    assert model.blocks[1].gamma_2.detach().eq(0.1).all()
-    assert model.patch_embed.proj.weight.abs().max() <= 0.02
-    assert model.blocks[1].mlp.fc2.weight.abs().max() <= 0.02 / math.sqrt(4)
-    assert method.nodes["head"].layer.weight.abs().max() <= 0.02
+def test_blocks_of_the_recipe() -> None:
+    require_blocks_of_beit("beit", SMALL, drop_path=0.1, scale=0.1)
+
+
+def test_first_weights(method: Any) -> None:
+    """N(0, 0.02) cut off at one deviation, so at most 0.02; in block l by the root of 2 l less."""
+    encoder, model = method.nodes["encoder"], method.nodes["encoder"].model
+    whole = [model.patch_embed.proj, method.nodes["head"].layer]
+    for number, block in enumerate(model.blocks, 1):
+        whole += [block.attn.qkv, block.mlp.fc1]
+        for last in (block.attn.proj, block.mlp.fc2):
+            bound = 0.02 / math.sqrt(2 * number)
+            assert 0.95 * bound < last.weight.abs().max() <= bound
+            assert not last.bias.any()
+    for weight in [layer.weight for layer in whole] + [encoder.mask_token, model.cls_token]:
+        assert 0.85 * 0.02 < weight.abs().max() <= 0.02
+        assert weight.std().item() == pytest.approx(0.0108, rel=0.25)  # 0.5396 of 0.02
+    assert not model.blocks[0].attn.q_bias.any()
+    assert not model.blocks[0].attn.v_bias.any()
     assert not model.rel_pos_bias.relative_position_bias_table.any()
 
 
@@ -285,20 +292,3 @@ def test_a_preset_for_the_larger_data() -> None:
     crops: Any = graph.nodes["crops"].settings
     assert crops["ops"][-1]["normalize"]["model"] == "half"
     assert make_node("block_mask", patches=75, min_block=16).config.count == "at_most"
-
-
-def _pairs(method: Any, by_hand: Beit) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-    """Every trained parameter of the graph and the one by hand."""
-    theirs = dict(by_hand.named_parameters())
-    found = {}
-    for node, prefix in (("encoder", ""), ("head", "head.")):
-        for name, parameter in method.nodes[node].named_parameters():
-            key = name.replace("model.", "encoder.").replace("layer.", prefix)
-            found[f"{node}.{name}"] = parameter, theirs.pop(key)
-    assert not theirs
-    return found
-
-
-def _close(a: Tensor, b: Tensor | None) -> bool:
-    assert b is not None
-    return torch.allclose(a, b, rtol=1e-6, atol=1e-9)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sslgraph
+from sslgraph.nodes.base import Context
+from sslgraph.registry import find
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.rates import Horizon, learning_rate, number_at
-from tests.methods.i_jepa_by_hand import IJepa, make_masks, make_views
+from tests.methods.i_jepa_by_hand import IJepa, make_masks
+from tests.methods.joint import pictures, sizes_of
+from tests.methods.masked import (
+    batch,
+    block_weights,
+    paired,
+    require_recipe,
+    step_both,
+    with_other_pixels,
+)
+from tests.methods.masked_by_hand import make_views
 
 SEED, STEPS, BATCH, SIDE = 4, 50, 5, 8
 SMALL = {
@@ -31,11 +43,12 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Five smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 74)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(BATCH * 3).view(BATCH, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(BATCH, 74)
+
+
+def views_of(images: Tensor, seed: int = SEED) -> Tensor:
+    """Neither flipped nor changed in colour."""
+    return make_views(images.float() / 255, seed, 64, 0.3, "bilinear", flip=False)
 
 
 def compiled_with(change: dict[str, Any]) -> Any:
@@ -73,10 +86,6 @@ def by_hand(method: Any) -> IJepa:
     return hand.train()
 
 
-def batch(images: Tensor, step: int = 0) -> dict[str, Tensor]:
-    return {"image": images, "index": torch.arange(step * BATCH, (step + 1) * BATCH)}
-
-
 def masks_of(step: int) -> Any:
     return make_masks(range(step * BATCH, (step + 1) * BATCH), BATCH, SEED, SIDE, 4)
 
@@ -88,9 +97,7 @@ def places(mask: Tensor) -> list[int]:
 
 def test_views_and_masks_are_those_of_the_documented_formula(compiled: Any, images: Tensor) -> None:
     made = compiled.run({}, ["view"], batch(images))
-    assert torch.allclose(
-        made["view"][0], make_views(images.float() / 255, SEED, 64), rtol=0, atol=1e-6
-    )
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
     sizes = set()
     for step in range(6):
         made = compiled.run({}, ["blocks.context", "blocks.targets"], batch(images, step))
@@ -108,25 +115,14 @@ def test_loss_gradients_and_teacher_are_equal_over_three_steps(
     """In float64, from other masks in each step; the momentum is a float32 number."""
     method.double()
     by_hand.double()
-    named = list(_pairs(method, by_hand))
-    descents = [
-        torch.optim.SGD([pair[side] for _, *pair in named], 0.1, momentum=0.9) for side in range(2)
-    ]
+    pairs = paired(method, by_hand, {"encoder": ("model.", "encoder."), "predictor": ("", "")})
+    sides = [[pair[side] for pair in pairs.values()] for side in range(2)]
+    descents = [torch.optim.SGD(side, 0.1, momentum=0.9) for side in sides]
     for step in range(3):
-        views = make_views(images.float() / 255, SEED + step, 64).double()
+        views = views_of(images, SEED + step).double()
         ours = method.run({"view": views[None]}, ["loss"], batch(images, step))["loss"]
-        theirs = by_hand(views, masks_of(step))
-        assert torch.allclose(ours, theirs, rtol=1e-9)
-        for descent, loss in zip(descents, (ours, theirs), strict=True):
-            descent.zero_grad()
-            loss.backward()
-        for name, mine, other in named:
-            assert mine.grad is not None, name
-            assert other.grad is not None, name
-            assert torch.allclose(mine.grad, other.grad, rtol=1e-7, atol=1e-10), name
+        step_both(pairs, descents, (ours, by_hand(views, masks_of(step))))
         assert all(p.grad is None for p in method.nodes["teacher"].parameters())
-        for descent in descents:
-            descent.step()
         method.after_step()
         by_hand.follow(step, STEPS)
         slow = method.nodes["teacher"].members["encoder"].model.parameters()
@@ -149,7 +145,7 @@ def test_a_wrong_wire_or_setting_is_seen(
 ) -> None:
     """The comparison can fail."""
     wrong = compiled_with(change)
-    theirs = by_hand(make_views(images.float() / 255, SEED, 64), masks_of(0))
+    theirs = by_hand(views_of(images), masks_of(0))
     assert not torch.allclose(wrong(batch(images)).loss, theirs, rtol=1e-3)
 
 
@@ -161,9 +157,7 @@ def test_the_teacher_sees_all_and_the_student_the_context(compiled: Any, images:
     assert made["encoder.tokens"].shape == (1, BATCH, seen, 64)
     assert made["teacher.tokens"].shape == (1, BATCH, 64, 64)
     assert made["predictor"].shape == made["targets"].shape == (4, BATCH, 9, 64)
-    hidden = made["blocks.context"].view(1, BATCH, 1, 8, 8)
-    hidden = hidden.repeat_interleave(8, 3).repeat_interleave(8, 4)
-    changed = torch.where(hidden, made["view"].flip(3, 4), made["view"])
+    changed = with_other_pixels(made["view"], made["blocks.context"], 8)
     after = compiled.run({"view": changed}, fetch[2:4], batch(images))
     assert torch.equal(after["predictor"], made["predictor"])
     assert not torch.allclose(after["targets"], made["targets"], rtol=1e-2)
@@ -183,22 +177,17 @@ def test_evaluation_is_of_the_teacher_and_of_the_whole_image(compiled: Any, imag
 
 def test_schedules_of_the_recipe(compiled: Any) -> None:
     """At 10 steps an epoch; the published code counts its steps from 1."""
-    spec = compiled.graph.train
-    assert (spec.optimizer, spec.betas, spec.clip, spec.epochs) == (
-        "adamw",
-        (0.9, 0.999),
-        None,
-        300,
-    )
+    spec = sslgraph.load("i_jepa").train
+    require_recipe(spec, rates={}, epochs=300)
+    assert spec.amp == "bf16"
     horizon = Horizon(total_steps=3000, steps_per_epoch=10)
     rates = {1: 2.02e-4, 200: 6e-4, 400: 1e-3, 1700: 5.005e-4, 3000: 1e-6}
     decays = {1: 0.0400001, 200: 0.0439335, 400: 0.0555618, 1700: 0.257424, 3000: 0.4}
     momenta = {0: 0.996, 199: 0.9962653, 399: 0.996532, 1699: 0.9982653, 2999: 0.9999987}
-    full = sslgraph.load("i_jepa").train
     for step, rate in rates.items():
-        found = learning_rate(full.lr, full.batch_size, step, horizon)
+        found = learning_rate(spec.lr, spec.batch_size, step, horizon)
         assert found == pytest.approx(rate, rel=1e-6)
-        assert number_at(full.weight_decay, step, horizon) == pytest.approx(decays[step], abs=5e-7)
+        assert number_at(spec.weight_decay, step, horizon) == pytest.approx(decays[step], abs=5e-7)
     (hand,) = compiled.hands()
     for step, momentum in momenta.items():
         assert hand.schedule.value(step, 3000, 10) == pytest.approx(momentum, abs=6e-8)
@@ -210,11 +199,53 @@ def test_schedules_of_the_recipe(compiled: Any) -> None:
         assert flat == {group in without}
 
 
-def _pairs(method: Any, by_hand: IJepa) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Every trained parameter of the graph and the one by hand."""
-    theirs = {k: p for k, p in by_hand.named_parameters() if p.requires_grad}
-    for node, prefix in (("encoder", "encoder."), ("predictor", "")):
-        for name, parameter in method.nodes[node].named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter, theirs.pop(prefix + name.removeprefix("model."))
-    assert not theirs
+def test_sizes_of_the_recipe() -> None:
+    """ViT-H/14 without a class token, and a predictor of 12 blocks of 384 with its 16 heads.
+
+    Sizes are those of `configs/in1k_vith14_ep300.yaml` and `vision_transformer.py` in the released
+    code; the largest block has 9 x 6 places.
+    """
+    sizes = sizes_of("i_jepa")
+    assert sizes.shapes["teacher", "tokens"][2:] == (256, 1280)
+    shape = sizes.shapes["predictor", "y"]
+    assert shape == sizes.shapes["targets", "y"]
+    assert (shape[0], shape[3]) == (4, 1280)
+    assert shape[2] >= 9 * 6
+    encoder = (3 * 14 * 14 + 1) * 1280 + 32 * block_weights(1280) + 2 * 1280
+    assert sizes.parameters["encoder"] - 256 * 1280 == encoder  # positions do not train
+    ends = 1281 * 384 + 384 + 2 * 384 + 385 * 1280  # in, mask token, norm, out
+    assert sizes.parameters["predictor"] == ends + 12 * block_weights(384)
+    settings: Any = sslgraph.load("i_jepa").nodes["predictor"].settings
+    with torch.device("meta"):
+        model: Any = timm.create_model("vit_huge_patch14_224", num_classes=0)
+    assert settings["heads"] == model.blocks[0].attn.num_heads == 16
+
+
+def test_masks_of_the_recipe() -> None:
+    """On the grid of ViT-H/14, as `MaskCollator` of the released code makes them.
+
+    Blocks have 15 to 20 % of the places, and the context what they leave of a square without the
+    last row and column, which is the only one of at least 85 % that fits. The context of a batch
+    has as few places as its smallest, so it shrinks with the batch.
+    """
+    settings: Any = sslgraph.load("i_jepa").nodes["blocks"].settings
+    means = []
+    for samples in (4, 16, 64):
+        node: Any = find("multiblock_mask").module(
+            axes={"H": 224, "W": 224}, context=Context("blocks", SEED, samples=samples), **settings
+        )
+        image = torch.zeros(1, 1, 1, 1, 1).expand(1, samples, 1, 224, 224)
+        seen = []
+        for number in range(30):
+            index = torch.arange(number * samples, (number + 1) * samples)[None]
+            context, targets = node(image, index)
+            hidden, square = targets.any(0), ~context[0] | targets.any(0)
+            assert targets.shape == (4, samples, 256)
+            assert 35 <= int(targets.sum(-1).min()) <= int(targets.sum(-1).max()) <= 54
+            assert not (~context[0] & hidden).any()
+            assert not square.view(-1, 16, 16)[:, 15].any()
+            assert not square.view(-1, 16, 16)[:, :, 15].any()
+            seen.append(int((~context[0]).sum(-1)[0]))
+        means.append(sum(seen) / len(seen))
+    assert means[0] > means[1] + 5 > means[2] + 10
+    assert means[1] == pytest.approx(82.5, abs=10)  # of the published collator, of 16 images

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 import sslgraph
-from sslgraph.checking import report
-from sslgraph.train.groups import parameter_groups
-from sslgraph.train.rates import Horizon, learning_rate
-from tests.methods.mae_by_hand import Mae, make_views, orders
+from tests.methods.joint import pictures, sizes_of
+from tests.methods.mae_by_hand import Mae, orders
+from tests.methods.masked import (
+    adamw,
+    batch,
+    block_weights,
+    decay_of,
+    paired,
+    require_recipe,
+    step_both,
+    with_other_pixels,
+)
+from tests.methods.masked_by_hand import make_views
 
 SEED = 4
 SMALL = {
@@ -28,11 +37,11 @@ RATIO = 0.75
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Six smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 74)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(6 * 3).view(6, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(6, 74)
+
+
+def views_of(images: Tensor, seed: int = SEED) -> Tensor:
+    return make_views(images.float() / 255, seed, 64, 0.2, "bicubic")
 
 
 @pytest.fixture
@@ -53,14 +62,9 @@ def by_hand(method: Any) -> Mae:
     return hand.train()
 
 
-def batch(images: Tensor) -> dict[str, Tensor]:
-    return {"image": images, "index": torch.arange(len(images))}
-
-
 def test_views_and_masks_are_those_of_the_documented_formula(method: Any, images: Tensor) -> None:
     made = method.run({}, ["view", "mask"], batch(images))
-    expected = make_views(images.float() / 255, SEED, 64)
-    assert torch.allclose(made["view"][0], expected, rtol=0, atol=1e-6)
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
     visible = orders(6, SEED, 16)[:, :4].sort(1).values
     for row, places in zip(made["mask"][0], visible, strict=True):
         assert (~row).nonzero().flatten().tolist() == places.tolist()
@@ -72,31 +76,13 @@ def test_loss_and_gradients_are_equal_over_three_steps(
     """Under AdamW as published: no decay of biases and of what has one axis."""
     method.double()
     by_hand.double()
-    named = list(_pairs(method, by_hand))
-    decayed = [[p[side] for _, *p in named if p[0].ndim > 1] for side in range(2)]
-    others = [[p[side] for _, *p in named if p[0].ndim <= 1] for side in range(2)]
-    descents = [
-        torch.optim.AdamW(
-            [{"params": large, "weight_decay": 0.05}, {"params": small, "weight_decay": 0.0}],
-            lr=1e-3,
-            betas=(0.9, 0.95),
-        )
-        for large, small in zip(decayed, others, strict=True)
-    ]
+    pairs = paired(method, by_hand, {"encoder": ("model.", "encoder."), "decoder": ("", "")})
+    sides = [[(name, pair[side]) for name, pair in pairs.items()] for side in range(2)]
+    descents = [adamw(side, lr=1e-3, betas=(0.9, 0.95)) for side in sides]
     for step in range(3):
-        views = make_views(images.float() / 255, SEED + step, 64).double()
+        views = views_of(images, SEED + step).double()
         ours = method.run({"view": views[None]}, ["loss"], batch(images))["loss"]
-        theirs = by_hand(views, orders(6, SEED, 16), RATIO)
-        assert torch.allclose(ours, theirs, rtol=1e-9)
-        for descent, loss in zip(descents, (ours, theirs), strict=True):
-            descent.zero_grad()
-            loss.backward()
-        for name, mine, other in named:
-            assert mine.grad is not None, name
-            assert other.grad is not None, name
-            assert torch.allclose(mine.grad, other.grad, rtol=1e-7, atol=1e-10), name
-        for descent in descents:
-            descent.step()
+        step_both(pairs, descents, (ours, by_hand(views, orders(6, SEED, 16), RATIO)))
         method.after_step()
 
 
@@ -104,7 +90,7 @@ def test_a_loss_over_all_patches_is_seen(method: Any, by_hand: Mae, images: Tens
     """The comparison can fail: without the mask the loss is the mean over visible ones too."""
     other = {**SMALL, "nodes.loss.in": {"prediction": "decoder", "target": "target"}}
     wrong = sslgraph.compile(sslgraph.load("mae", set=other), seed=SEED)
-    theirs = by_hand(make_views(images.float() / 255, SEED, 64), orders(6, SEED, 16), RATIO)
+    theirs = by_hand(views_of(images), orders(6, SEED, 16), RATIO)
     assert torch.allclose(method(batch(images)).loss, theirs, rtol=1e-5)
     assert not torch.allclose(wrong(batch(images)).loss, theirs, rtol=1e-3)
 
@@ -119,8 +105,7 @@ def test_dropped_patches_are_never_computed(method: Any, images: Tensor) -> None
 
 def test_hidden_pixels_reach_the_loss_only_as_target(method: Any, images: Tensor) -> None:
     made = method.run({}, ["view", "mask", "decoder", "loss"], batch(images))
-    hidden = made["mask"].view(1, 6, 1, 4, 4).repeat_interleave(16, 3).repeat_interleave(16, 4)
-    changed = torch.where(hidden, made["view"].flip(3, 4), made["view"])
+    changed = with_other_pixels(made["view"], made["mask"], 16)
     after = method.run({"view": changed}, ["decoder", "loss"], batch(images))
     assert torch.equal(after["decoder"], made["decoder"])
     assert not torch.allclose(after["loss"], made["loss"], rtol=1e-3)
@@ -145,46 +130,54 @@ def test_evaluation_sees_the_whole_image(method: Any, images: Tensor) -> None:
     assert torch.equal(made["embedding"][0], whole[:, 0])
 
 
-def test_sizes_of_the_recipe() -> None:
-    """49 of 196 patches; widths and parameters of encoder (without its table) and decoder."""
-    sizes = report(sslgraph.load("mae")).sizes
-    assert sizes is not None
-    assert sizes.shapes["encoder", "tokens"][2:] == (49, 768)
-    assert sizes.shapes["encoder", "sequence"][2:] == (50, 768)
-    assert sizes.shapes["decoder", "y"][2:] == (196, 768)
-    assert sizes.parameters["decoder"] == 26_008_320
-    block = 12 * 768 * 768 + 13 * 768  # 4 + 8 matrices; biases 3 + 1 + 4 + 1, norms 2 + 2
-    expected = (768 * 768 + 768) + 768 + 12 * block + 2 * 768
-    assert sizes.parameters["encoder"] - 197 * 768 == expected == 85_647_360
+@pytest.mark.parametrize(
+    ("arch", "patch", "kept", "width", "depth", "heads"),
+    [
+        ("vit_base_patch16_224", 16, 49, 768, 12, 12),
+        ("vit_large_patch16_224", 16, 49, 1024, 24, 16),
+        ("vit_huge_patch14_224", 14, 64, 1280, 32, 16),
+    ],
+)
+def test_sizes_of_the_recipe(
+    arch: str, patch: int, kept: int, width: int, depth: int, heads: int
+) -> None:
+    """A quarter of the places, encoders of `models_mae.py` in the released code, one decoder.
+
+    Parameters are counted from the widths; the table of positions is there and does not train.
+    """
+    sizes = sizes_of("mae", set={"vars.arch": arch, "vars.patch": patch})
+    places, pixels = (224 // patch) ** 2, 3 * patch**2
+    assert sizes.shapes["encoder", "tokens"][2:] == (kept, width)
+    assert sizes.shapes["encoder", "sequence"][2:] == (kept + 1, width)
+    assert sizes.shapes["decoder", "y"][2:] == (places, pixels)
+    expected = (pixels + 1) * width + width + depth * block_weights(width) + 2 * width
+    assert sizes.parameters["encoder"] - (places + 1) * width == expected
+    layers = (width + 1) * 512 + 512 + 8 * block_weights(512) + 2 * 512 + 513 * pixels
+    assert sizes.parameters["decoder"] == layers
+    with torch.device("meta"):
+        made: Any = timm.create_model(arch, num_classes=0)
+    assert made.blocks[0].attn.num_heads == heads
 
 
 def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
-    spec = method.graph.train
-    assert (spec.optimizer, spec.betas, spec.weight_decay) == ("adamw", (0.9, 0.95), 0.05)
-    horizon = Horizon(total_steps=800 * 312, steps_per_epoch=312)
+    """1.5e-4 for 256 images, without clipping (`main_pretrain.py` in the released code)."""
+    spec = sslgraph.load("mae").train
     rates = {0: 0, 20: 1.2e-3, 40: 2.4e-3, 420: 1.2e-3, 800: 0}
-    for epoch, expected in rates.items():
-        rate = learning_rate(spec.lr, spec.batch_size, epoch * 312, horizon)
-        assert rate == pytest.approx(expected, abs=1e-12)
-    groups = parameter_groups(method, method.parameters_by_node(), spec, {}, horizon)
-    by_decay = {group.rule.weight_decay: set(group.names) for group in groups}
-    decayed, others = by_decay[0.05], by_decay[0.0]
-    assert {"encoder.model.cls_token", "decoder.mask_token", "decoder.head.weight"} <= decayed
-    assert {"encoder.model.norm.weight", "decoder.embed.bias", "decoder.norm.bias"} <= others
-    assert not any("pos_embed" in name for name in decayed | others)
-    shapes = {
-        f"{node}.{name}": parameter.ndim
-        for node, named in method.parameters_by_node().items()
-        for name, parameter in named.items()
-    }
-    assert {name for name, axes in shapes.items() if axes > 1} == decayed
+    require_recipe(spec, rates=rates, epochs=800, batch_size=4096, betas=(0.9, 0.95))
+    decay = decay_of(method, spec)
+    axes = {name.removeprefix("nodes."): p.ndim for name, p in method.named_parameters()}
+    assert decay == {name: 0.05 if axes[name] > 1 else 0.0 for name in decay}
+    assert {"encoder.model.cls_token", "decoder.mask_token", "decoder.head.weight"} <= set(decay)
+    assert not any("pos_embed" in name for name in decay)
 
 
-def _pairs(method: Any, by_hand: Mae) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Every trained parameter of the graph and the one by hand."""
-    theirs = {k: p for k, p in by_hand.named_parameters() if p.requires_grad}
-    for node, prefix in (("encoder", "encoder."), ("decoder", "")):
-        for name, parameter in method.nodes[node].named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter, theirs.pop(prefix + name.removeprefix("model."))
-    assert not theirs
+def test_first_weights(method: Any) -> None:
+    """`initialize_weights` of the released code: Xavier, zeros, and tokens from N(0, 0.02)."""
+    decoder = method.nodes["decoder"]
+    for layer in (m for m in decoder.modules() if isinstance(m, nn.Linear)):
+        assert not layer.bias.any()
+        bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+    assert decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.5)
+    qkv = method.nodes["encoder"].model.blocks[0].attn.qkv.weight
+    assert 0.9 * (6 / (4 * 64)) ** 0.5 < qkv.abs().max() <= (6 / (4 * 64)) ** 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +11,20 @@ from torch import Tensor, nn
 import sslgraph
 from sslgraph.checking import report
 from sslgraph.nodes.base import make_node
-from sslgraph.train.groups import parameter_groups
-from sslgraph.train.rates import Horizon, learning_rate
-from tests.methods.simmim_by_hand import Simmim, loss_of, make_masks, make_views, rows_of_decoder
+from tests.methods.joint import pictures
+from tests.methods.masked import (
+    BEIT_BASE,
+    batch,
+    block_weights,
+    decay_of,
+    paired,
+    require_blocks_of_beit,
+    require_recipe,
+    step_both,
+    with_other_pixels,
+)
+from tests.methods.masked_by_hand import make_views
+from tests.methods.simmim_by_hand import Simmim, loss_of, make_masks, rows_of_decoder
 
 SEED = 4
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -32,11 +42,11 @@ SWIN = {
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Six smooth coloured pictures, uint8."""
-    wave = torch.linspace(0, 6, 74)
-    x, y = torch.meshgrid(wave, wave, indexing="ij")
-    colours = torch.arange(6 * 3).view(6, 3, 1, 1)
-    return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
+    return pictures(6, 74)
+
+
+def views_of(images: Tensor, seed: int = SEED) -> Tensor:
+    return make_views(images.float() / 255, seed, 64, 0.67, "bilinear")
 
 
 def graph_and_hand(preset: str | None) -> tuple[Any, Simmim]:
@@ -60,18 +70,13 @@ def graph_and_hand(preset: str | None) -> tuple[Any, Simmim]:
     return method, hand.train()
 
 
-def batch(images: Tensor) -> dict[str, Tensor]:
-    return {"image": images, "index": torch.arange(len(images))}
-
-
 @pytest.mark.parametrize(("preset", "times"), [(None, 2), ("swin", 1)])
 def test_views_and_masks_are_those_of_the_documented_formula(
     preset: str | None, times: int, images: Tensor
 ) -> None:
     method, _ = graph_and_hand(preset)
     made = method.run({}, ["view", "mask", "target"], batch(images))
-    expected = make_views(images.float() / 255, SEED, 64)
-    assert torch.allclose(made["view"][0], expected, rtol=0, atol=1e-6)
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
     masks = make_masks(6, SEED, 2, 0.6).bool()
     assert masks.sum((1, 2)).tolist() == [3] * 6
     fine = masks.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1)
@@ -85,25 +90,22 @@ def test_loss_and_gradients_are_equal_over_three_steps(preset: str | None, image
     method.double()
     hand.double()
     rows = rows_of_decoder(32 if preset else 16)
-    named = list(_pairs(method, hand))
-    descents = [
-        torch.optim.SGD([p[side] for _, *p in named], lr=0.05, momentum=0.9) for side in range(2)
-    ]
+
+    def shaped(name: str, gradient: Tensor) -> Tensor:
+        """The decoder's layer has its rows in another order."""
+        if not name.startswith("head."):
+            return gradient
+        return gradient[rows].flatten(1) if gradient.dim() > 1 else gradient[rows]
+
+    pairs = paired(
+        method, hand, {"encoder": ("model.", "encoder."), "head": ("layer.", "decoder.")}
+    )
+    sides = [[pair[side] for pair in pairs.values()] for side in range(2)]
+    descents = [torch.optim.SGD(side, lr=0.05, momentum=0.9) for side in sides]
     for step in range(3):
-        views = make_views(images.float() / 255, SEED + step, 64).double()
+        views = views_of(images, SEED + step).double()
         ours = method.run({"view": views[None]}, ["loss"], batch(images))["loss"]
-        theirs = hand(views, make_masks(6, SEED, 2, 0.6))
-        assert torch.allclose(ours, theirs, rtol=1e-8)
-        for descent, loss in zip(descents, (ours, theirs), strict=True):
-            descent.zero_grad()
-            loss.backward()
-        for name, mine, other in named:
-            assert mine.grad is not None, name
-            assert other.grad is not None, name
-            expected = other.grad[rows].reshape(mine.shape) if "head" in name else other.grad
-            assert torch.allclose(mine.grad, expected, rtol=1e-6, atol=1e-10), name
-        for descent in descents:
-            descent.step()
+        step_both(pairs, descents, (ours, hand(views, make_masks(6, SEED, 2, 0.6))), shaped)
         method.after_step()
 
 
@@ -112,7 +114,7 @@ def test_a_loss_over_all_pixels_is_seen(images: Tensor) -> None:
     _, hand = graph_and_hand(None)
     other = {**VIT, "nodes.loss.in": {"prediction": "head", "target": "target"}}
     wrong = sslgraph.compile(sslgraph.load("simmim", set=other), seed=SEED)
-    theirs = hand(make_views(images.float() / 255, SEED, 64), make_masks(6, SEED, 2, 0.6))
+    theirs = hand(views_of(images), make_masks(6, SEED, 2, 0.6))
     assert not torch.allclose(wrong(batch(images)).loss, theirs, rtol=1e-3)
 
 
@@ -135,9 +137,7 @@ def test_the_loss_of_an_error_of_two() -> None:
 def test_hidden_pixels_reach_the_loss_only_as_target(preset: str | None, images: Tensor) -> None:
     method, _ = graph_and_hand(preset)
     made = method.run({}, ["view", "head", "loss"], batch(images))
-    cells = make_masks(6, SEED, 2, 0.6).bool()
-    hidden = cells.repeat_interleave(32, 1).repeat_interleave(32, 2)[None, :, None]
-    changed = torch.where(hidden, made["view"].flip(3, 4), made["view"])
+    changed = with_other_pixels(made["view"], make_masks(6, SEED, 2, 0.6).bool()[None], 32)
     after = method.run({"view": changed}, ["head", "loss"], batch(images))
     assert torch.equal(after["head"], made["head"])
     assert not torch.allclose(after["loss"], made["loss"], rtol=1e-3)
@@ -157,38 +157,50 @@ def test_sizes_of_the_recipe(
     assert sizes is not None
     assert sizes.shapes["encoder", "tokens"][2:] == tokens
     assert sizes.parameters["head"] == head
+    assert sizes.parameters["encoder"] == (swin_weights() if preset else BEIT_BASE)
     mask: Any = sslgraph.load("simmim", preset=preset).nodes["mask"].settings
     node: Any = make_node("random_mask", **mask)
     assert tokens[0] - node.mask_counts(node.config, tokens[0])["mask"].fewest == hidden
 
 
+def swin_weights() -> int:
+    """Swin-B: 2, 2, 18, 2 blocks of 128, 256, 512, 1024 with 4 to 32 heads, windows of 6 x 6.
+
+    Each block has a table of 11 x 11 relative positions; four places become one of twice the width.
+    """
+    total = 128 * 4 * 4 * 3 + 128 + 2 * 128 + 128  # patches, their norm, the mask token
+    for stage, depth in enumerate((2, 2, 18, 2)):
+        width, heads = 128 * 2**stage, 4 * 2**stage
+        total += depth * (block_weights(width) + 11 * 11 * heads)
+        if stage < 3:
+            total += 2 * 4 * width + 4 * width * 2 * width
+    return total + 2 * 1024
+
+
 @pytest.mark.parametrize("preset", [None, "swin"])
 def test_learning_rate_and_decay_of_the_recipe(preset: str | None) -> None:
+    """Numbers of `configs/` in the released code, times 2048 / 512: also the one it starts at."""
     method, _ = graph_and_hand(preset)
     spec = method.graph.train
-    epochs = 100 if preset else 800
-    horizon = Horizon(total_steps=epochs * 100, steps_per_epoch=100)
-    rates = {10: 4e-4, 699: 4e-4, 701: 4e-5}
+    rates = {0: 2e-6, 5: 2.01e-4, 10: 4e-4, 699: 4e-4, 701: 4e-5}
     if preset:
         rates = {0: 4e-6, 10: 8e-4, 55: (8e-4 + 4e-5) / 2, 100: 4e-5}
-    for epoch, expected in rates.items():
-        rate = learning_rate(spec.lr, spec.batch_size, epoch * 100, horizon)
-        assert rate == pytest.approx(expected, rel=1e-6)
-    assert (spec.weight_decay, spec.clip.norm, spec.epochs) == (0.05, 5, epochs)
-    groups = parameter_groups(method, method.parameters_by_node(), spec, {}, horizon)
-    decayed = {n for group in groups if group.rule.weight_decay == 0.05 for n in group.names}
-    assert "head.layer.weight" in decayed
-    assert ("encoder.mask_token" in decayed) == (preset is None)
+    require_recipe(spec, rates=rates, epochs=100 if preset else 800, clip=5)
+    decay = decay_of(method, spec)
+    decayed = {name for name, value in decay.items() if value == 0.05}
+    assert decayed == {
+        name
+        for name in decay
+        if method.get_parameter(f"nodes.{name}").ndim > 1
+        and not name.endswith("cls_token")
+        and not (preset and name.endswith("mask_token"))
+    }
     assert any("relative_position_bias_table" in name for name in decayed)
-    assert not any(name.endswith(("bias", "cls_token")) for name in decayed)
 
 
-def _pairs(method: Any, hand: Simmim) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Every trained parameter of the graph and the one by hand."""
-    theirs = dict(hand.named_parameters())
-    for node, prefix in (("encoder", "encoder."), ("head", "decoder.")):
-        for name, parameter in method.nodes[node].named_parameters():
-            own = name.removeprefix("model.").removeprefix("layer.")
-            own = own if own == "mask_token" else prefix + own
-            yield f"{node}.{name}", parameter, theirs.pop(own)
-    assert not theirs
+def test_blocks_of_the_recipe() -> None:
+    """Up to a tenth of the images pass a block by; Swin's blocks are never dropped."""
+    require_blocks_of_beit("simmim", VIT, drop_path=0.1, scale=0.1)
+    method, _ = graph_and_hand("swin")
+    paths = [m for name, m in method.named_modules() if name.endswith(("drop_path1", "drop_path2"))]
+    assert [getattr(path, "drop_prob", 0.0) for path in paths] == [0.0] * 2 * (1 + 1 + 2 + 1)

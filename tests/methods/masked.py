@@ -1,0 +1,242 @@
+"""What the tests of masked and predictive methods have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import sslgraph
+from sslgraph.train.groups import parameter_groups
+from sslgraph.train.rates import Horizon, learning_rate
+from sslgraph.train_spec import TrainSpec
+from tests.methods.distilled import cosine
+from tests.methods.joint import RUN, updater_of
+
+Pairs = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
+"""Name in the graph -> parameter of the graph and the one by hand."""
+
+EPOCH = 100
+"""Optimizer steps of an epoch where a recipe is looked at, which is in epochs."""
+
+
+RENAMED = {"encoder": ("model.", "encoder."), "head": ("layer.", "head.")}
+"""Names of a linear head behind an encoder, and what they are by hand: see `paired`."""
+
+
+def share_with_head(method: Any, hand: Any) -> None:
+    """Give encoder, mask token and linear head by hand the weights of the graph's nodes."""
+    node = method.nodes["encoder"]
+    hand.encoder.load_state_dict(node.model.state_dict())
+    hand.mask_token.data.copy_(node.mask_token)
+    hand.head.load_state_dict(method.nodes["head"].layer.state_dict())
+
+
+def batch(images: Tensor, step: int = 0) -> dict[str, Tensor]:
+    """The batch of a step: images, and their positions in the run."""
+    return {"image": images, "index": torch.arange(len(images)) + step * len(images)}
+
+
+def paired(method: Any, hand: nn.Module, renamed: Mapping[str, tuple[str, str]]) -> Pairs:
+    """Every trained parameter of the graph with the one by hand; there are no others.
+
+    Args:
+        method: The method.
+        hand: The same by hand.
+        renamed: For each node what its parameters' names begin with, and with what those by hand.
+    """
+    theirs = {name: p for name, p in hand.named_parameters() if p.requires_grad}
+    found = {}
+    for node, (ours, other) in renamed.items():
+        for name, parameter in method.nodes[node].named_parameters():
+            if parameter.requires_grad:
+                key = other + name.removeprefix(ours) if name.startswith(ours) else name
+                found[f"{node}.{name}"] = parameter, theirs.pop(key)
+    assert not theirs
+    return found
+
+
+def adamw(named: Iterable[tuple[str, nn.Parameter]], *, without: str = "", **how: Any) -> Optimizer:
+    """AdamW that decays by 0.05 what has two axes or more, but for one name."""
+    groups: dict[float, list[nn.Parameter]] = {0.05: [], 0.0: []}
+    for name, parameter in named:
+        kept_out = parameter.ndim <= 1 or bool(without and name.endswith(without))
+        groups[0.0 if kept_out else 0.05].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": found, "weight_decay": decay} for decay, found in groups.items()], **how
+    )
+
+
+def step_both(
+    pairs: Pairs,
+    descents: Sequence[Optimizer],
+    losses: tuple[Tensor, Tensor],
+    shaped: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
+) -> None:
+    """One step of each optimizer, before which losses and gradients have to be equal.
+
+    Args:
+        pairs: The parameters.
+        descents: The graph's optimizer and the one by hand.
+        losses: Of the graph and by hand.
+        shaped: Gives a gradient by hand the order of the graph's numbers.
+    """
+    assert torch.allclose(*losses, rtol=1e-8)
+    for descent, loss in zip(descents, losses, strict=True):
+        descent.zero_grad()
+        torch.autograd.backward(loss)
+    for name, (ours, theirs) in pairs.items():
+        assert ours.grad is not None, name
+        assert theirs.grad is not None, name
+        assert torch.allclose(ours.grad, shaped(name, theirs.grad), rtol=1e-7, atol=1e-10), name
+    for descent in descents:
+        descent.step()
+
+
+def require_equal_run(
+    method: Any,
+    by_hand: Callable[[dict[str, Tensor]], Tensor],
+    pairs: Pairs,
+    images: Tensor,
+    *,
+    seed: int,
+    descent: Optimizer,
+    clip: float,
+    rates: tuple[float, float],
+) -> list[float]:
+    """Three steps of a run with its own optimizer, and the same by hand, all in float64.
+
+    Losses and gradients have to be equal before each step, parameters after it.
+
+    Args:
+        method: The method, in float64.
+        by_hand: The loss of a batch.
+        pairs: Every trained parameter.
+        images: Those of each batch; they are cut anew in each.
+        seed: The method's.
+        descent: The optimizer by hand.
+        clip: The longest gradient.
+        rates: The learning rate of the first step and the one at the end, a half cosine apart.
+
+    Returns:
+        The lengths of the gradients.
+    """
+    updater = updater_of(method, seed)
+    trained = sum(p.numel() for group in updater.groups for p in group.parameters)
+    assert trained == sum(ours.numel() for ours, _ in pairs.values())
+    lengths = []
+    for step in range(3):
+        data = batch(images, step)
+        descent.zero_grad()
+        loss = by_hand(data)
+        torch.autograd.backward(loss)
+        done = updater.begin([data], step)
+        torch.testing.assert_close(done.loss, loss.detach(), rtol=1e-7, atol=0)
+        for name, (ours, theirs) in pairs.items():
+            assert ours.grad is not None, name
+            assert theirs.grad is not None, name
+            assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9), name
+        lengths.append(float(nn.utils.clip_grad_norm_([p for _, p in pairs.values()], clip)))
+        for group in descent.param_groups:
+            group["lr"] = cosine(*rates, step / RUN.total_steps)
+        descent.step()
+        assert updater.finish(done) == ""
+        for name, (ours, theirs) in pairs.items():
+            assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9), name
+    return lengths
+
+
+def with_other_pixels(views: Tensor, mask: Tensor, patch: int) -> Tensor:
+    """Views in whose hidden patches there is something else: V B C H W, of masks V B N."""
+    rows = views.shape[3] // patch
+    hidden = mask.view(*mask.shape[:2], 1, rows, -1)
+    hidden = hidden.repeat_interleave(patch, 3).repeat_interleave(patch, 4)
+    return torch.where(hidden, views.flip(3, 4), views)
+
+
+def require_recipe(
+    spec: TrainSpec,
+    *,
+    rates: Mapping[int, float],
+    epochs: int,
+    batch_size: int = 2048,
+    betas: tuple[float, float] = (0.9, 0.999),
+    clip: float | None = None,
+) -> None:
+    """See that a run is one of AdamW with these settings.
+
+    Args:
+        spec: The run's settings.
+        rates: Epochs done -> learning rate.
+        epochs: Length of the run.
+        batch_size: Images of a step.
+        betas: The optimizer's.
+        clip: The longest gradient; any if absent.
+    """
+    assert (spec.optimizer, spec.betas, spec.eps) == ("adamw", betas, 1e-8)
+    assert (spec.epochs, spec.batch_size) == (epochs, batch_size)
+    assert (spec.clip.norm if spec.clip else None) == clip
+    horizon = Horizon(total_steps=epochs * EPOCH, steps_per_epoch=EPOCH)
+    for epoch, expected in rates.items():
+        rate = learning_rate(spec.lr, spec.batch_size, epoch * EPOCH, horizon)
+        assert rate == pytest.approx(expected, rel=1e-6, abs=1e-12), epoch
+
+
+def decay_of(method: Any, spec: TrainSpec) -> dict[str, float]:
+    """The weight decay of each trained parameter, where it is one number for the whole run."""
+    groups = parameter_groups(method, method.parameters_by_node(), spec, {}, RUN)
+    found: dict[str, float] = {}
+    for group in groups:
+        assert isinstance(group.rule.weight_decay, float)
+        found |= dict.fromkeys(group.names, group.rule.weight_decay)
+    return found
+
+
+def block_weights(width: int) -> int:
+    """Parameters of a transformer's block: 4 + 8 matrices, their biases, two norms."""
+    return 12 * width * width + (3 + 1 + 4 + 1) * width + 2 * 2 * width
+
+
+BEIT_BASE = (
+    12 * (block_weights(768) - 768 + 2 * 768)  # keys have no bias; two scales
+    + (16 * 16 * 3 + 1) * 768  # patches
+    + 2 * 768  # class and mask token
+    + 2 * 768  # last norm
+    + ((2 * 14 - 1) ** 2 + 3) * 12  # 732 relative positions of 12 heads, for all blocks
+)
+"""Parameters of BEiT's encoder, which SimMIM and data2vec have too: there is no other position."""
+
+
+def require_blocks_of_beit(
+    name: str,
+    small: Mapping[str, Any],
+    *,
+    drop_path: float,
+    scale: float,
+    attention_drop: float = 0.0,
+) -> None:
+    """See that blocks are dropped ever more often, up to a rate, and start with these scales.
+
+    Args:
+        name: A shipped method.
+        small: Settings that make it small; those of what is looked at do not count.
+        drop_path: Rate of the twelfth block; the first one is never dropped.
+        scale: First value of the scales of each block's two parts.
+        attention_drop: Rate of dropout on attention.
+    """
+    ours = ("drop_path", "attention_drop", "args.depth", "args.init_values")
+    kept = {key: value for key, value in small.items() if not key.endswith(ours)}
+    method: Any = sslgraph.compile(sslgraph.load(name, set=kept))
+    blocks = method.nodes["encoder"].model.blocks
+    assert len(blocks) == 12
+    for number, block in enumerate(blocks):
+        for path in (block.drop_path1, block.drop_path2):
+            rate = getattr(path, "drop_prob", 0.0)
+            assert rate == pytest.approx(drop_path * number / 11, abs=1e-7)
+        assert block.attn.attn_drop.p == attention_drop
+        for gamma in (block.gamma_1, block.gamma_2):
+            assert torch.equal(gamma, torch.full_like(gamma, scale))
