@@ -105,6 +105,15 @@ def test_swapped_views_are_the_same_loss(method: Any) -> None:
     assert torch.allclose(found[0], found[1], rtol=1e-12)
 
 
+def test_the_first_loss_is_that_of_unrelated_directions(images: Tensor) -> None:
+    """About 4: predictions and targets of random heads are at right angles, give or take 1/16."""
+    heads = {"vars.hidden": 4096, "vars.dim": 256}
+    method = sslgraph.compile(sslgraph.load("byol", set={**SMALL, **heads}), seed=SEED)
+    method.clock.set(total_steps=STEPS, steps_per_epoch=10)
+    loss = method({"image": images, "index": torch.arange(8)}).loss.item()
+    assert loss == pytest.approx(4, abs=4 * 4 / 16)
+
+
 def test_sizes_of_the_published_heads() -> None:
     counts = sizes_of("byol").parameters
     assert counts["encoder"] == 23_508_032
@@ -123,7 +132,7 @@ def test_momentum_of_the_recipe() -> None:
 
 
 def test_the_recipe() -> None:
-    """Of 1000 epochs in the released `byol.py`: 0.2 for 256 images, so 3.2 for 4096."""
+    """Of 1000 epochs in the released `configs/byol.py`: 0.2 for 256 images, so 3.2 for 4096."""
     graph = sslgraph.load("byol", set={"vars.arch": "test_resnet"})
     epoch, total = 312, 1000 * 312
     expected = {0: 0, 5 * epoch: 1.6, 10 * epoch: 3.2, 505 * epoch: 1.6, total: 0}

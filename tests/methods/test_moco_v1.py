@@ -142,6 +142,7 @@ def test_the_first_loss_is_that_of_random_rows(images: Tensor) -> None:
     expected = (rows * (-cosines / 0.07).exp()).log1p().mean().item()
     first = method.run(made, ["loss"])["loss"].item()
     assert first == pytest.approx(expected, rel=0.02)
+    assert first == pytest.approx(0.09, abs=0.01)
 
 
 def test_sizes_of_the_published_networks() -> None:

@@ -109,6 +109,14 @@ def test_the_golden_loss_and_the_direction_of_its_gradient(method: Method) -> No
     assert bounds.floor({"V": 2, "V'": 2, "B": 3, "D": 2}) == -1
 
 
+def test_the_first_loss_is_that_of_unrelated_directions(images: Tensor) -> None:
+    """About 0, four deviations of the cosine in 2048 dimensions; the end of a collapse is -1."""
+    heads = {"vars.dim": 2048, "vars.hidden": 512}
+    method = sslgraph.compile(sslgraph.load("simsiam", set={**SMALL, **heads}), seed=SEED)
+    loss = method({"image": images, "index": torch.arange(BATCH)}).loss.item()
+    assert loss == pytest.approx(0, abs=4 / 2048**0.5)
+
+
 def test_sizes_of_the_published_heads() -> None:
     parameters = sizes_of("simsiam").parameters
     assert parameters["encoder"] == 23_508_032

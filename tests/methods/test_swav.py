@@ -219,7 +219,7 @@ def test_pairs_and_parameters() -> None:
 
 
 def test_the_recipe() -> None:
-    """Of `swav_400ep_bs256_pretrain.sh`: one process's 5004 batches are an epoch."""
+    """Of `swav_400ep_bs256_pretrain.sh`: 5004 batches of 256 are an epoch."""
     graph = sslgraph.load("swav")
     run = Horizon.of(graph.train, 1281167)
     assert (run.steps_per_epoch, run.total_steps) == (5004, 400 * 5004)

@@ -78,6 +78,14 @@ def test_the_floor_of_similarity(views: tuple[Tensor, Tensor]) -> None:
         assert node.floor({"V": pairs, "V'": pairs}) == expected  # type: ignore[operator]
 
 
+def test_the_bounds_of_similarity() -> None:
+    """SimSiam's loss lies between -1 and 1, where opposite directions are."""
+    x = double([A, A])
+    for factor, expected in ((2.0, -1.0), (-0.5, 1.0)):
+        found = loss_of(x, factor * x, reduce="mean", form="similarity").item()
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("pairs", ["cross", "same", "all"])
 def test_against_numpy(views: tuple[Tensor, Tensor], pairs: str) -> None:
     p, t = (x.numpy() for x in views)

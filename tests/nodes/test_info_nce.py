@@ -110,22 +110,54 @@ def test_moco_v3_totals(temperature: float, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("temperature", "forth", "back"), [(0.2, 1.498770, 0.187359), (1.0, 0.841264, 0.709084)]
+)
+def test_each_direction_of_moco_v3(temperature: float, forth: float, back: float) -> None:
+    """The cross entropies of both queries, which the released code adds."""
+    for q, k, expected in ((A, B, forth), (B, A, back)):
+        found = loss_of(double([q]), double([k]), temperature=temperature, pairs="all").item()
+        assert found == pytest.approx(by_hand(np.array(q), np.array(k), temperature), rel=1e-12)
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.07, 11.9), (0.2, 11.2)])
+def test_keys_that_have_nothing_to_do_with_their_queries(
+    temperature: float, expected: float
+) -> None:
+    """A MoCo of 128 dimensions and 65536 keys: ln 65537 + 1 / (2 D T^2), above chance."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 128, 128, generator=generator) for _ in range(2))
+    rows = torch.randn(1, 65536, 128, generator=generator)
+    found = loss_of(q, k, rows, temperature=temperature, pairs="all").item()
+    positives = torch.nn.functional.cosine_similarity(q, k, dim=-1) / temperature
+    in_the_mean = found + positives.mean().item()  # over keys: few positives are far from 0
+    assert in_the_mean == pytest.approx(math.log(65537) + 1 / (256 * temperature**2), abs=0.01)
+    assert in_the_mean == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
     ("temperature", "equal", "apart"), [(0.2, 6.654213, 2.682499), (1.0, 33.271065, 29.272742)]
 )
 def test_moco_v3_of_4096_images(temperature: float, equal: float, apart: float) -> None:
     ones = torch.ones(2, 4096, 1, dtype=torch.float64)
     total = 4 * temperature * loss_of(ones, ones, temperature=temperature).item()
     assert total == pytest.approx(equal, abs=1e-6)
-    basis = torch.eye(4096).expand(2, -1, -1)
-    total = 4 * temperature * loss_of(basis, basis, temperature=temperature).item()
-    assert total == pytest.approx(apart, abs=1e-5)
+    right, others = double([[[1.0, 0.0]]]), double([[[0.0, 1.0]]]).expand(1, 4095, 2)
+    one = loss_of(right, right, others, temperature=temperature, pairs="all").item()
+    assert 4 * temperature * one == pytest.approx(apart, abs=1e-6)
+    basis = torch.eye(256, dtype=torch.float64).expand(2, -1, -1)  # in the batch, and fewer
+    found = loss_of(basis, basis, temperature=temperature).item()
+    assert found == pytest.approx(math.log1p(255 * math.exp(-1 / temperature)), rel=1e-12)
 
 
 def test_two_orthogonal_images() -> None:
-    """ln(1 + 1/e) in each direction."""
+    """ln(1 + 1/e) in each direction, twice that with the factor of MoCo v3: 0.626523."""
     basis = torch.eye(2, dtype=torch.float64).expand(2, -1, -1)
     found = loss_of(basis, basis, temperature=1.0).item()
     assert found == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-12)
+    assert 2 * found == pytest.approx(0.626523, abs=1e-6)
+    both = loss_of(basis, basis, temperature=1.0, reduce="sum").item()
+    assert 2 * both == pytest.approx(1.253047, abs=1e-6)
 
 
 def test_nnclr_golden() -> None:
