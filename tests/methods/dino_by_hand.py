@@ -183,12 +183,20 @@ class Trainer:
                 factor = self.clip / (parameter.grad.norm() + 1e-6)
                 if factor < 1:
                     parameter.grad.mul_(factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers.lr
-        self.optimizer.param_groups[0]["weight_decay"] = numbers.weight_decay
-        self.optimizer.step()
-        with torch.no_grad():
-            for slow, fast in zip(
-                self.teacher.parameters(), self.student.parameters(), strict=True
-            ):
-                slow.mul_(numbers.momentum).add_(fast, alpha=1 - numbers.momentum)
+        take_step(self.optimizer, numbers.lr, numbers.weight_decay)
+        follow(self.teacher, self.student, numbers.momentum)
+
+
+def take_step(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """A step of all groups at one rate; the first group alone decays."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.param_groups[0]["weight_decay"] = weight_decay
+    optimizer.step()
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move the parameters of a slow copy, and no buffers."""
+    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+        slow.mul_(momentum).add_(fast, alpha=1 - momentum)

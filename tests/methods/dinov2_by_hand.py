@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
+
+from tests.methods.dino_by_hand import Numbers, follow
 
 
 class Head(nn.Module):
@@ -46,7 +47,7 @@ class Network(nn.Module):
         super().__init__()
         backbone: Any = timm.create_model(arch, num_classes=0, dynamic_img_size=True, **args)
         self.backbone, width = backbone, backbone.num_features
-        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.head = Head(width, sizes["hidden"], sizes["dim"], sizes["count"])
         self.patch_head = Head(width, sizes["hidden"], sizes["patch_dim"], sizes["count"])
 
@@ -58,7 +59,7 @@ class Network(nn.Module):
             for image, mask in enumerate(masks):
                 for place in mask.nonzero()[:, 0].tolist():
                     row, column = divmod(place, x.shape[2])
-                    x[image, row, column] = self.mask_token
+                    x[image, row, column] = self.mask_token[0, 0]
         y: Tensor = model.norm(model.blocks(model.norm_pre(model._pos_embed(x))))
         return y[:, 0], y[:, model.num_prefix_tokens :]
 
@@ -84,17 +85,6 @@ def apart(x: Tensor) -> Tensor:
 def cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
     """Row by row, at the student's temperature."""
     return -(target * functional.log_softmax(logits / 0.1, dim=-1)).sum(-1)
-
-
-@dataclass
-class Numbers:
-    """What follows the schedules in one step."""
-
-    lr: float
-    weight_decay: float
-    momentum: float
-    temperature: float
-    frozen: bool
 
 
 class Trainer:
@@ -164,9 +154,7 @@ class Trainer:
         for ours, own in zip(self.groups, self.optimizer.param_groups, strict=True):
             own.update(lr=ours["lr"], weight_decay=ours["weight_decay"])
         self.optimizer.step()
-        with torch.no_grad():
-            for slow, fast in zip(self.teacher.parameters(), student.parameters(), strict=True):
-                slow.mul_(numbers.momentum).add_(fast, alpha=1 - numbers.momentum)
+        follow(self.teacher, student, numbers.momentum)
 
 
 def _groups(student: Network) -> Iterator[dict[str, Any]]:

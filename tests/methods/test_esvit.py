@@ -13,23 +13,27 @@ import sslgraph
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.plan import make_plan
-from sslgraph.train.rates import Horizon
-from tests.methods.dino_by_hand import Numbers
 from tests.methods.distilled import (
+    COUNT,
+    DIM,
+    HIDDEN,
+    RATE,
+    RUN,
     Pairs,
-    cosine,
+    batch_of,
+    cosines,
+    exact,
     in_float64,
-    pictures,
+    numbers_at,
     require_equal,
     require_equal_gradients,
     same_parameters,
     updater_of,
+    waves,
 )
 from tests.methods.esvit_by_hand import Network, Seen, Trainer, total
 
-SEED = 5
-HIDDEN, DIM, COUNT, CLIP, PEAK = 32, 16, 24, 0.02, 1e-2
-RUN = Horizon(total_steps=8, steps_per_epoch=2)
+SEED, CLIP = 5, 0.02
 SWIN = {"patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4}
 SMALL: dict[str, Any] = {
     "vars": {"hidden": HIDDEN, "dim": DIM, "prototypes": COUNT},
@@ -37,7 +41,7 @@ SMALL: dict[str, Any] = {
     "nodes.crops.crops.local": {"size": 16, "views": 3},
     "nodes.encoder": {"drop_path": 0.0, "args": SWIN},
     "minimize": {"near": 1 / 16, "far": 1 / 16},
-    "train.lr": {"peak": PEAK, "base": None, "per": None, "warmup": "1 epoch", "end": 1e-6},
+    "train.lr": RATE,
     "train.clip.norm": CLIP,
 }
 
@@ -49,7 +53,7 @@ def method() -> Method:
 
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
-    return {"image": pictures(4, 40), "index": torch.arange(4)}
+    return batch_of(4, 40)
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_three_steps_are_equal(method: Method, by_hand: Trainer, batch: dict[str
     updater = updater_of(method, SEED, RUN)
     centers: list[Any] = [method.nodes["center"], method.nodes["region_center"]]
     for step in range(3):
-        numbers = _numbers(step)
+        numbers = numbers_at(step)
         made = method.run({}, ["crops.global", "crops.local"], batch)
         loss = by_hand.forward(made["crops.global"], made["crops.local"], numbers.temperature)
         by_hand.backward(loss, numbers.frozen)
@@ -101,34 +105,6 @@ def test_three_steps_are_equal(method: Method, by_hand: Trainer, batch: dict[str
         require_equal(of_teacher(method, by_hand.teacher))
         hands = (by_hand.center, by_hand.region_center)
         require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
-
-
-def _numbers(step: int) -> Numbers:
-    """The recipe's schedules: warm-up over one epoch of two steps, eight steps in all."""
-    line = torch.linspace(0.04, 0.07, 30, dtype=torch.float64)
-    return Numbers(
-        lr=PEAK * step / 2 if step < 2 else cosine(PEAK, 1e-6, (step - 2) / 6),
-        weight_decay=cosine(0.04, 0.4, step / 8),
-        momentum=cosine(0.996, 1.0, step / 8),
-        temperature=float(line[step // 2]),
-        frozen=step < 2,
-    )
-
-
-def waves(first: int, last: int, *shape: int) -> Tensor:
-    return torch.arange(first, last + 1, dtype=torch.float64).sin().view(shape)
-
-
-def cosines(first: int, last: int, *shape: int) -> Tensor:
-    return torch.arange(first, last + 1, dtype=torch.float64).cos().view(shape)
-
-
-def exact(use: str, settings: dict[str, Any]) -> Any:
-    """A node in float64 with its numbers as they are written."""
-    node: Any = make_node(use, axes={"K": 3}, **settings).double()
-    for name in {"temperature", "momentum"} & settings.keys():
-        setattr(node, name, torch.tensor(settings[name], dtype=torch.float64))
-    return node
 
 
 def of_views(rows: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
@@ -144,16 +120,16 @@ def test_golden_numbers() -> None:
     bank = waves(1, 8, 2, 1, 2, 2)
     views, seen = waves(1, 9, 3, 1, 3), cosines(1, 6, 2, 1, 3)
     settings = sslgraph.load("esvit").nodes
-    sharpen = exact("sharpen", {"temperature": 0.04})
-    center, region_center = exact("center", {"momentum": 0.9}), exact("center", {"momentum": 0.9})
+    sharpen = exact("sharpen", temperature=0.04)
+    center, region_center = (exact("center", {"K": 3}, momentum=0.9) for _ in range(2))
     match = make_node("match")
-    each = exact("soft_cross_entropy", {**settings["views"].settings})
-    summed = exact("soft_cross_entropy", {**settings["near"].settings})
+    each = exact("soft_cross_entropy", **settings["views"].settings)
+    summed = exact("soft_cross_entropy", **settings["near"].settings)
     target, region_target = sharpen(center(seen)), sharpen(region_center(teacher))
     near, far = torch.stack(regions[:2]), torch.stack(regions[2:])
     found = match(torch.stack(features[:2]), bank)
     loss = 0.5 * each(views, target) + summed(near, region_target, None, None, found) / 8
-    one = exact("soft_cross_entropy", {**settings["far"].settings, "pairs": "all"})
+    one = exact("soft_cross_entropy", **{**settings["far"].settings, "pairs": "all"})
     loss = loss + one(far, region_target, None, None, match(torch.stack(features[2:]), bank)) / 8
     assert loss.item() == pytest.approx(6.128575286318, abs=1e-10)
     student: Seen = (list(views), regions, features)
@@ -206,10 +182,3 @@ def test_regions_have_a_head_of_their_own(method: Method) -> None:
     assert heads[0].v is not heads[1].v
     assert not torch.equal(heads[0].v, heads[1].v)
     assert list(method.nodes["local_regions"].parameters()) == []
-
-
-def test_it_fits_on_two_screens() -> None:
-    """At most 100 lines of at most 100 columns as `show` prints it, presets not counted."""
-    shown = sslgraph.load("esvit").document.text.split("\npresets:")[0].splitlines()
-    assert len(shown) <= 100
-    assert max(map(len, shown)) <= 100

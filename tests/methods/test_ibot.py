@@ -12,32 +12,36 @@ import sslgraph
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.plan import make_plan
-from sslgraph.train.rates import Horizon
-from tests.methods.dino_by_hand import Numbers
 from tests.methods.distilled import (
+    COUNT,
+    DIM,
+    HIDDEN,
+    RATE,
+    RUN,
     Pairs,
-    cosine,
+    batch_of,
+    cosines,
+    exact,
     in_float64,
-    pictures,
+    numbers_at,
     positions_in_float64,
     require_equal,
     require_equal_gradients,
     same_parameters,
     seed_drop_path,
     updater_of,
+    waves,
 )
 from tests.methods.ibot_by_hand import Network, Trainer
 
-SEED = 3
-HIDDEN, DIM, COUNT, CLIP, PEAK = 32, 16, 24, 0.02, 1e-2
-RUN = Horizon(total_steps=8, steps_per_epoch=2)
+SEED, CLIP = 3, 0.02
 SMALL: dict[str, Any] = {
     "vars": {"arch": "test_vit", "hidden": HIDDEN, "dim": DIM, "prototypes": COUNT},
     "nodes.crops.crops.global.size": 64,
     "nodes.crops.crops.local": {"size": 32, "views": 3},
     "nodes.masks.min_block": 2,
     "nodes.patch_target.temperature": {"linear": [0.05, 0.08], "over": "29 epochs", "by": "epoch"},
-    "train.lr": {"peak": PEAK, "base": None, "per": None, "warmup": "1 epoch", "end": 1e-6},
+    "train.lr": RATE,
     "train.clip.norm": CLIP,
 }
 
@@ -49,7 +53,7 @@ def method() -> Method:
 
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
-    return {"image": pictures(8, 72), "index": torch.arange(8)}
+    return batch_of(8, 72)
 
 
 @pytest.fixture
@@ -88,13 +92,16 @@ def test_three_steps_are_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Losses, gradients, weights, teacher and both centers, in float64; some images unmasked."""
+    encoder: Any = method.nodes["encoder"]
+    assert not encoder.mask_token.any()  # as in the released code
     positions_in_float64(monkeypatch)
     updater = updater_of(method, SEED, RUN)
     for step in range(3):
         made = method.run({}, ["crops.global", "crops.local", "masks"], batch)
         large, small, masks = made["crops.global"], made["crops.local"], made["masks"]
         assert 0 < masks.any(-1).sum() < 16
-        numbers, temperatures = _numbers(step)
+        numbers = numbers_at(step)
+        temperatures = (numbers.temperature, numbers.temperature + 0.01)
         seed_drop_path(SEED, step)
         classes, hidden = by_hand.losses(large, small, masks, temperatures)
         by_hand.backward(classes + hidden, numbers.frozen)
@@ -109,20 +116,6 @@ def test_three_steps_are_equal(
         centers: list[Any] = [method.nodes["center"], method.nodes["patch_center"]]
         hands = (by_hand.center, by_hand.patch_center)
         require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
-
-
-def _numbers(step: int) -> tuple[Numbers, tuple[float, float]]:
-    """The recipe's schedules: warm-up over one epoch of two steps, eight steps in all."""
-    epoch = step // 2
-    lines = [torch.linspace(low, low + 0.03, 30, dtype=torch.float64) for low in (0.04, 0.05)]
-    numbers = Numbers(
-        lr=PEAK * step / 2 if step < 2 else cosine(PEAK, 1e-6, (step - 2) / 6),
-        weight_decay=cosine(0.04, 0.4, step / 8),
-        momentum=cosine(0.996, 1.0, step / 8),
-        temperature=0.0,
-        frozen=epoch < 1,
-    )
-    return numbers, (float(lines[0][epoch]), float(lines[1][epoch]))
 
 
 def test_a_comparison_across_views_is_seen(
@@ -146,9 +139,9 @@ def test_golden_numbers() -> None:
     loss: dict[str, float] = {}
     for name, temperature, node in (("classes", 0.04, "center"), ("hidden", 0.07, "patch_center")):
         settings = sslgraph.load("ibot").nodes
-        center = exact("center", 3, settings[node].settings)
-        target = exact("sharpen", 3, {"temperature": temperature})
-        compare = exact("soft_cross_entropy", 3, settings[name].settings)
+        center = exact("center", {"K": 3}, **settings[node].settings)
+        target = exact("sharpen", temperature=temperature)
+        compare = exact("soft_cross_entropy", **settings[name].settings)
         mask = masks if name == "hidden" else None
         probs = target(center(teacher[name]))
         loss[name] = compare(student[name], probs, mask).item()
@@ -163,23 +156,6 @@ GOLDEN_CENTERS = {
     "center": [-0.004962765, -0.006838975, -0.002427463],
     "patch_center": [-0.004575631, -0.005295703, -0.001146931],
 }
-
-
-def exact(use: str, count: int, settings: dict[str, Any]) -> Any:
-    """A node in float64 with its numbers as they are written."""
-    node: Any = make_node(use, axes={"K": count}, **settings).double()
-    for name in ("temperature", "momentum"):
-        if name in settings:
-            setattr(node, name, torch.tensor(settings[name], dtype=torch.float64))
-    return node
-
-
-def waves(first: int, last: int, *shape: int) -> Tensor:
-    return torch.arange(first, last + 1, dtype=torch.float64).sin().view(shape)
-
-
-def cosines(first: int, last: int, *shape: int) -> Tensor:
-    return torch.arange(first, last + 1, dtype=torch.float64).cos().view(shape)
 
 
 def test_the_teacher_sees_no_mask(method: Method, batch: dict[str, Tensor]) -> None:
@@ -243,10 +219,3 @@ def test_an_own_last_layer_for_patches(batch: dict[str, Tensor]) -> None:
     require_equal(same_parameters(slow, patches))
     classes: Any = method.nodes["prototypes"]
     assert classes.v.shape == (COUNT, DIM)
-
-
-def test_it_fits_on_two_screens() -> None:
-    """At most 92 lines of at most 100 columns as `show` prints it, presets not counted."""
-    shown = sslgraph.load("ibot").document.text.split("\npresets:")[0].splitlines()
-    assert len(shown) <= 92
-    assert max(map(len, shown)) <= 100
