@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,7 +77,9 @@ class Mlp(Node):
         """The head's output; batch norm sees every leading axis as samples."""
         y: Tensor = self.layers(x.flatten(0, -2))
         if self.config.end == "l2":
-            y = functional.normalize(y, dim=-1)
+            # float16 has no 1e-12: the number of DINOv2's head (dinov2/layers/dino_head.py)
+            shortest = 1e-6 if y.dtype == torch.float16 else 1e-12
+            y = functional.normalize(y, dim=-1, eps=shortest)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -142,6 +142,28 @@ def test_rankme_counts_equal_directions() -> None:
     assert rankme(torch.zeros(40, 16)) == pytest.approx(1, abs=1e-2)
 
 
+SINES = torch.arange(1, 25, dtype=torch.float64).sin().view(6, 4)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        (torch.eye(8), 8.0000069),
+        (torch.ones(6, 4), 1.0000047),
+        (torch.diag(torch.tensor([4.0, 2, 1, 1])), 3.363586),
+        (SINES, 1.955342),
+    ],
+)
+def test_golden_rankme(features: Tensor, expected: float) -> None:
+    """By equation 1 of the paper with its epsilon of 1e-7, without centring."""
+    assert rankme(features) == pytest.approx(expected, abs=5e-7)
+
+
+def test_golden_feature_std() -> None:
+    """Lightly's `std_of_l2_normalized` (lightly/utils/debug.py) divides by N - 1, ours by N."""
+    assert feature_std(SINES) * (6 / 5) ** 0.5 == pytest.approx(0.542186, abs=5e-7)
+
+
 @pytest.mark.parametrize("measure", [feature_std, rankme])
 @pytest.mark.parametrize("shape", [(1, 4), (4,), (2, 3, 4)])
 def test_diagnostics_need_rows(measure: object, shape: tuple[int, ...]) -> None:

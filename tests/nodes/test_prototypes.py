@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -31,6 +32,34 @@ def test_parameters_of_a_dino_head(width: int, expected: int) -> None:
         last = make_node("prototypes", axes={"D": 256}, count=65536)
     numbers = [p.numel() for node in (projector, last) for p in node.parameters()]
     assert sum(numbers) == expected
+
+
+def test_first_weights_of_a_dino_head() -> None:
+    """Of vision_transformer.py: N(0, 0.02), cut off so far out that nothing is, and no biases.
+
+    The last layer comes after that: its directions are those of PyTorch's linear layer.
+    """
+    torch.manual_seed(0)
+    projector: Any = make_node("projector", axes={"D": 384}, init=0.02, **HEAD)
+    linear = [layer for layer in projector.layers if isinstance(layer, nn.Linear)]
+    assert [type(layer) for layer in projector.layers] == [nn.Linear, nn.GELU] * 2 + [nn.Linear]
+    for layer in linear:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.01)
+        assert layer.weight.abs().max() > 4 * 0.02
+        assert not layer.bias.any()
+    last: Any = make_node("prototypes", axes={"D": 256}, count=8192)
+    assert last.v.std().item() == pytest.approx(1 / math.sqrt(3 * 256), rel=0.01)
+    assert last.v.abs().max() <= 1 / 16
+    assert torch.equal(last.g, torch.ones(8192, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_zeros_has_finite_logits(dtype: torch.dtype) -> None:
+    settings: dict[str, Any] = {"hidden": [], "out": 5, "bias": False, "end": "l2"}
+    projector = make_node("projector", axes={"D": 5}, **settings).to(dtype)
+    rows = projector(torch.zeros(1, 2, 5, dtype=dtype))
+    assert not rows.any()
+    assert not prototypes("fixed").to(dtype)(rows).any()
 
 
 def test_fixed_logits_are_cosines_of_unit_rows(x: Tensor) -> None:
