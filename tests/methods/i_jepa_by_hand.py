@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.methods.mae_by_hand import positions
+from tests.methods.masked_by_hand import Decoding
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 
 
@@ -70,24 +69,16 @@ def make_masks(index: range, samples: int, seed: int, side: int, min_keep: int) 
     return Masks([places[:fewest] for places in contexts], targets)
 
 
-class IJepa(nn.Module):
+class IJepa(Decoding):
     """Context encoder, predictor, slow encoder of the whole image, and loss."""
 
     def __init__(self, arch: str, size: int, patch: int, width: int, depth: int, heads: int):
-        super().__init__()
         shape: Any = {"img_size": size, "patch_size": patch}
         tokens: Any = {"class_token": False, "global_pool": "avg", "fc_norm": False}
         encoder: Any = timm.create_model(arch, num_classes=0, **shape, **tokens)
+        super().__init__(encoder.embed_dim, width, depth, heads, encoder.embed_dim)
         encoder.pos_embed.requires_grad = False
         self.encoder = encoder
-        self.embed = nn.Linear(encoder.embed_dim, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        norm: Any = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-        )
-        self.norm = norm(width)
-        self.head = nn.Linear(width, encoder.embed_dim)
         side = size // patch
         self.tables = {d: positions(d, side)[0, 1:] for d in (int(encoder.embed_dim), width)}
 

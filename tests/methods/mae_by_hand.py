@@ -5,16 +5,14 @@ It follows the published code: the blocks are timm's, what lies between them is 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.methods.masked_by_hand import patches_normalized, samples
+from tests.methods.masked_by_hand import Decoding, patches_normalized, samples
 
 
 def orders(batch: int, seed: int, places: int) -> Tensor:
@@ -34,25 +32,17 @@ def positions(width: int, side: int) -> Tensor:
     return torch.from_numpy(table).float()[None]
 
 
-class Mae(nn.Module):
+class Mae(Decoding):
     """Encoder, decoder and loss."""
 
     def __init__(
         self, arch: str, size: int, patch: int, width: int, depth: int, heads: int
     ) -> None:
-        super().__init__()
         encoder: Any = timm.create_model(arch, num_classes=0, img_size=size)
+        super().__init__(encoder.embed_dim, width, depth, heads, patch * patch * 3)
         encoder.pos_embed.requires_grad = False
         self.encoder = encoder
         self.patch, self.side = patch, size // patch
-        self.embed = nn.Linear(encoder.embed_dim, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        norm: Any = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-        )
-        self.norm = norm(width)
-        self.head = nn.Linear(width, patch * patch * 3)
         self.tables = {d: positions(d, self.side) for d in (int(encoder.embed_dim), width)}
 
     def latent(self, images: Tensor, order: Tensor, ratio: float) -> Tensor:

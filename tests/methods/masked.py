@@ -27,6 +27,9 @@ EPOCH = 100
 RENAMED = {"encoder": ("model.", "encoder."), "head": ("layer.", "head.")}
 """Names of a linear head behind an encoder, and what they are by hand: see `paired`."""
 
+TABLE = "encoder.model.rel_pos_bias.relative_position_bias_table"
+"""BEiT's relative positions in the graph."""
+
 
 def share_with_head(method: Any, hand: Any) -> None:
     """Give encoder, mask token and linear head by hand the weights of the graph's nodes."""
@@ -60,11 +63,13 @@ def paired(method: Any, hand: nn.Module, renamed: Mapping[str, tuple[str, str]])
     return found
 
 
-def adamw(named: Iterable[tuple[str, nn.Parameter]], *, without: str = "", **how: Any) -> Optimizer:
-    """AdamW that decays by 0.05 what has two axes or more, but for one name."""
+def adamw(
+    named: Iterable[tuple[str, nn.Parameter]], *, without: tuple[str, ...] = (), **how: Any
+) -> Optimizer:
+    """AdamW that decays by 0.05 what has two axes or more, but for names with these ends."""
     groups: dict[float, list[nn.Parameter]] = {0.05: [], 0.0: []}
     for name, parameter in named:
-        kept_out = parameter.ndim <= 1 or bool(without and name.endswith(without))
+        kept_out = parameter.ndim <= 1 or name.endswith(without)
         groups[0.0 if kept_out else 0.05].append(parameter)
     return torch.optim.AdamW(
         [{"params": found, "weight_decay": decay} for decay, found in groups.items()], **how
@@ -186,14 +191,32 @@ def require_recipe(
         assert rate == pytest.approx(expected, rel=1e-6, abs=1e-12), epoch
 
 
-def decay_of(method: Any, spec: TrainSpec) -> dict[str, float]:
-    """The weight decay of each trained parameter, where it is one number for the whole run."""
+def require_decay(method: Any, spec: TrainSpec, *among: str, without: tuple[str, ...] = ()) -> None:
+    """See that what has two axes or more decays by 0.05, and nothing else.
+
+    Args:
+        method: The method, of any size.
+        spec: The settings of its run.
+        among: Parameters that have to be among those that train.
+        without: Ends of names that do not decay whatever they have.
+    """
     groups = parameter_groups(method, method.parameters_by_node(), spec, {}, RUN)
-    found: dict[str, float] = {}
+    trained = {name for group in groups for name in group.names}
+    assert trained >= set(among)
     for group in groups:
-        assert isinstance(group.rule.weight_decay, float)
-        found |= dict.fromkeys(group.names, group.rule.weight_decay)
-    return found
+        for name, parameter in zip(group.names, group.parameters, strict=True):
+            decays = parameter.ndim > 1 and not name.endswith(without)
+            assert group.rule.weight_decay == (0.05 if decays else 0.0), name
+
+
+def require_whole_images(method: Any, images: Tensor) -> None:
+    """See that outputs in evaluation are those of timm's model for views with nothing hidden."""
+    made = method.outputs({"image": images})
+    with method.evaluating():
+        view = method.run({}, ["view"], batch(images))["view"][0]
+        whole = method.nodes["encoder"].model.forward_features(view)
+    torch.testing.assert_close(made["tokens"][0], whole[:, 1:])
+    torch.testing.assert_close(made["embedding"][0], whole[:, 0])
 
 
 def block_weights(width: int) -> int:

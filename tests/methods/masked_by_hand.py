@@ -1,4 +1,4 @@
-"""What masked methods by hand have in common: views, patches. Nothing of the package is imported.
+"""What masked methods by hand have in common; nothing of the package is imported here.
 
 The random parameters come from the documented formula (nested SplitMix64 of seed, node, view,
 position).
@@ -6,8 +6,12 @@ position).
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
-from torch import Tensor
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.methods.simclr_by_hand import Sample, box, crop, mix, text_key
@@ -57,3 +61,18 @@ def patches_normalized(images: Tensor, side: int) -> Tensor:
     """Patches with mean 0 and, but for 1e-6, unbiased variance 1, all channels together."""
     x = patches(images, side)
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
+class Decoding(nn.Module):
+    """What is behind the encoder: blocks of another width with a token for what is not there."""
+
+    def __init__(self, taken: int, width: int, depth: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(taken, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
+        self.norm = norm(width)
+        self.head = nn.Linear(width, out)

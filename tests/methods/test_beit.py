@@ -21,11 +21,12 @@ from tests.methods.joint import RUN, pictures, sizes_of, updater_of
 from tests.methods.masked import (
     BEIT_BASE,
     RENAMED,
+    TABLE,
     adamw,
     batch,
-    decay_of,
     paired,
     require_blocks_of_beit,
+    require_decay,
     require_equal_run,
     require_recipe,
     share_with_head,
@@ -103,7 +104,7 @@ def test_loss_gradients_and_weights_are_equal_over_three_steps(
         pairs,
         images,
         seed=SEED,
-        descent=adamw(named, without="cls_token"),
+        descent=adamw(named, without=("cls_token",)),
         clip=3.0,
         rates=(1.5e-3, 1e-5),
     )
@@ -191,13 +192,8 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
     spec = sslgraph.load("beit").train
     rates = {0: 0, 5: 7.5e-4, 10: 1.5e-3, 405: (1.5e-3 + 1e-5) / 2, 800: 1e-5}
     require_recipe(spec, rates=rates, epochs=800, clip=3)
-    decay = decay_of(method, spec)
-    assert decay == {
-        name: 0.05 if p.ndim > 1 and not name.endswith("cls_token") else 0.0
-        for name, p in ((name, method.get_parameter(f"nodes.{name}")) for name in decay)
-    }
-    table = "encoder.model.rel_pos_bias.relative_position_bias_table"
-    assert {table, "encoder.mask_token", "encoder.model.blocks.0.gamma_1"} <= set(decay)
+    names = (TABLE, "encoder.mask_token", "encoder.model.blocks.0.gamma_1")
+    require_decay(method, spec, *names, without=("cls_token",))
 
 
 def test_blocks_of_the_recipe() -> None:

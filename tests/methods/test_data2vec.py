@@ -16,10 +16,11 @@ from tests.methods.data2vec_by_hand import Data2Vec, make_views, target_of
 from tests.methods.joint import pictures
 from tests.methods.masked import (
     BEIT_BASE,
+    TABLE,
     batch,
-    decay_of,
     paired,
     require_blocks_of_beit,
+    require_decay,
     require_recipe,
     step_both,
 )
@@ -251,10 +252,5 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
     spec = sslgraph.load("data2vec").train
     rates = {0: 0.0, 5: 1e-3, 10: 2e-3, 405: (2e-3 + 1e-5) / 2, 800: 1e-5}
     require_recipe(spec, rates=rates, epochs=800, clip=3)
-    decay = decay_of(method, spec)
-    assert decay == {
-        name: 0.05 if p.ndim > 1 and not name.endswith("cls_token") else 0.0
-        for name, p in ((name, method.get_parameter(f"nodes.{name}")) for name in decay)
-    }
-    table = "encoder.model.rel_pos_bias.relative_position_bias_table"
-    assert {table, "encoder.mask_token", "predictor.layers.0.weight"} <= set(decay)
+    names = (TABLE, "encoder.mask_token", "predictor.layers.0.weight")
+    require_decay(method, spec, *names, without=("cls_token",))

@@ -16,9 +16,10 @@ from tests.methods.masked import (
     adamw,
     batch,
     block_weights,
-    decay_of,
     paired,
+    require_decay,
     require_recipe,
+    require_whole_images,
     step_both,
     with_other_pixels,
 )
@@ -121,13 +122,7 @@ def test_a_prediction_of_zero_has_the_loss_of_normalised_pixels(
 
 
 def test_evaluation_sees_the_whole_image(method: Any, images: Tensor) -> None:
-    encoder = method.nodes["encoder"].model
-    made = method.outputs({"image": images})
-    with method.evaluating():
-        view = method.run({}, ["view"], batch(images))["view"][0]
-        whole = encoder.forward_features(view)
-    assert torch.equal(made["tokens"][0], whole[:, 1:])
-    assert torch.equal(made["embedding"][0], whole[:, 0])
+    require_whole_images(method, images)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +159,9 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
     spec = sslgraph.load("mae").train
     rates = {0: 0, 20: 1.2e-3, 40: 2.4e-3, 420: 1.2e-3, 800: 0}
     require_recipe(spec, rates=rates, epochs=800, batch_size=4096, betas=(0.9, 0.95))
-    decay = decay_of(method, spec)
-    axes = {name.removeprefix("nodes."): p.ndim for name, p in method.named_parameters()}
-    assert decay == {name: 0.05 if axes[name] > 1 else 0.0 for name in decay}
-    assert {"encoder.model.cls_token", "decoder.mask_token", "decoder.head.weight"} <= set(decay)
-    assert not any("pos_embed" in name for name in decay)
+    require_decay(method, spec, "encoder.model.cls_token", "decoder.mask_token")
+    trained = {name for named in method.parameters_by_node().values() for name in named}
+    assert not any("pos_embed" in name for name in trained)
 
 
 def test_first_weights(method: Any) -> None:

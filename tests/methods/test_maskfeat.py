@@ -15,10 +15,11 @@ from tests.methods.masked import (
     adamw,
     batch,
     block_weights,
-    decay_of,
     paired,
+    require_decay,
     require_equal_run,
     require_recipe,
+    require_whole_images,
     share_with_head,
     with_other_pixels,
 )
@@ -123,12 +124,7 @@ def test_hidden_pixels_reach_the_loss_only_as_target(method: Any, images: Tensor
 
 
 def test_evaluation_sees_the_whole_image(method: Any, images: Tensor) -> None:
-    encoder = method.nodes["encoder"].model
-    made = method.outputs({"image": images})
-    with method.evaluating():
-        view = method.run({}, ["view"], batch(images))["view"][0]
-        whole = encoder.forward_features(view)
-    torch.testing.assert_close(made["tokens"][0], whole[:, 1:])
+    require_whole_images(method, images)
 
 
 def test_sizes_of_the_recipe() -> None:
@@ -157,11 +153,8 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
     spec = sslgraph.load("maskfeat").train
     rates = {0: 1e-6, 15: (1e-6 + 1.6e-3) / 2, 30: 1.6e-3, 165: (1.6e-3 + 1e-6) / 2, 300: 1e-6}
     require_recipe(spec, rates=rates, epochs=300, clip=0.02)
-    decay = decay_of(method, spec)
-    axes = {name: method.get_parameter(f"nodes.{name}").ndim for name in decay}
-    assert decay == {name: 0.05 if axes[name] > 1 else 0.0 for name in decay}
-    tokens = {"encoder.model.pos_embed", "encoder.model.cls_token", "encoder.mask_token"}
-    assert tokens <= set(decay)
+    names = ("encoder.model.pos_embed", "encoder.model.cls_token", "encoder.mask_token")
+    require_decay(method, spec, *names)
 
 
 def test_nothing_is_dropped(method: Any) -> None:
