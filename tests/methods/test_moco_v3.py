@@ -30,6 +30,7 @@ from tests.methods.joint import (
     updater_of,
 )
 from tests.methods.moco_v3_by_hand import MocoV3, head, make_views, row_first_positions, small_vit
+from tests.nodes.view_losses import A, B, double
 
 SEED = 10
 PEAK = 1.5e-2 * BATCH / 256
@@ -117,10 +118,8 @@ def test_the_total_where_nothing_is_told_apart(preset: str | None, equal: float)
 
 def test_the_golden_loss() -> None:
     """Two directions of three images: 0.674451."""
-    a = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
-    b = torch.tensor([[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     method = in_float64("moco_v3", VIT, SEED)
-    both = torch.stack([a, b])
+    both = double([A, B])
     total = method.run({"predictor": both, "key": both}, ["loss"])["loss"].item() * 0.4
     assert total == pytest.approx(0.674451, abs=1e-6)
 

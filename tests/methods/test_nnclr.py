@@ -26,6 +26,7 @@ from tests.methods.joint import (
 )
 from tests.methods.nnclr_by_hand import Nnclr
 from tests.methods.simclr_by_hand import PUBLISHED, make_views
+from tests.nodes.view_losses import A, B, double
 
 SEED = 11
 SMALL: dict[str, Any] = {
@@ -39,8 +40,6 @@ SMALL: dict[str, Any] = {
     "train.lr.warmup": "1 step",
     "train.lr.base": 32.0,  # large steps, so that neighbours change
 }
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
 Q4 = [[0.5**0.5, 0.5**0.5], [-(0.5**0.5), 0.5**0.5], [0.0, -1.0], [1.0, 0.0]]
 
 
@@ -98,9 +97,9 @@ def test_a_queue_that_is_written_first_is_seen(by_hand: Nnclr, images: Tensor) -
 
 def test_only_the_predictions_learn(method: Method) -> None:
     """3.002588 for three vectors by hand; neither look-up nor memory gets a gradient."""
-    p = torch.tensor([A, B], dtype=torch.float64).requires_grad_()
+    p = double([A, B]).requires_grad_()
     z = p.detach().clone().requires_grad_()
-    bank = torch.tensor([Q4], dtype=torch.float64).requires_grad_()
+    bank = double([Q4]).requires_grad_()
     loss = method.run({"projector": z, "predictor": p, "queue": bank}, ["loss"])["loss"]
     assert loss.item() == pytest.approx(3.002588, abs=1e-6)
     loss.backward()

@@ -27,6 +27,7 @@ from tests.methods.joint import (
 )
 from tests.methods.moco_v2_by_hand import make_views
 from tests.methods.simsiam_by_hand import SimSiam
+from tests.nodes.view_losses import A, B, double
 
 SEED = 6
 SMALL: dict[str, Any] = {
@@ -95,9 +96,7 @@ def test_without_stop_grad_or_predictor_the_check_warns() -> None:
 
 def test_the_golden_loss_and_the_direction_of_its_gradient(method: Method) -> None:
     """-0.555702 where predictions and projections are the same six vectors."""
-    a = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-    b = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
-    p = torch.tensor([a, b], dtype=torch.float64).requires_grad_()
+    p = double([A, B]).requires_grad_()
     z = p.detach().clone().requires_grad_()
     loss = method.run({"predictor": p, "projector": z}, ["loss"])["loss"]
     assert loss.item() == pytest.approx(-0.555702, abs=1e-6)

@@ -22,6 +22,7 @@ from tests.methods.joint import (
 )
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 from tests.methods.sup_con_by_hand import SupCon, make_view
+from tests.nodes.view_losses import A, B, double
 
 SEED, BATCH = 13, 6
 LABEL = [3, 0, 3, 1, 0, 3]
@@ -95,9 +96,7 @@ def test_labels_matter_and_their_names_do_not(method: Method, images: Tensor) ->
 
 def test_the_golden_loss(method: Method) -> None:
     """5.405366: the paper's 3.783756 times 0.1 / 0.07."""
-    a = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-    b = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
-    z = torch.tensor([a, b], dtype=torch.float64)
+    z = double([A, B])
     label = {"label": torch.tensor([0, 0, 1])}
     found = method.run({"projector": z}, ["loss"], label)["loss"].item()
     assert found == pytest.approx(5.405366, abs=2e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,21 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
+from tests.nodes.view_losses import (
+    TWICE,
+    A,
+    B,
+    H,
+    double,
+    require_no_waiting,
+    require_one_process,
+    require_single_precision,
+)
 
 Array = NDArray[np.float64]
 
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
-H = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]
-TWICE = [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]]
 MINUS = [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
 SWAPPED = [[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]
-
-
-def double(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def loss_of(x: Tensor, y: Tensor | None = None, weight: float = 0.0051, **settings: Any) -> Tensor:
@@ -132,38 +135,14 @@ def test_equal_embeddings_are_at_chance() -> None:
     assert node.chance({"V": 2, "V'": 3, "B": 8, "D": 5}) == 4 * 5
 
 
-def on_one_rank(rank: int, z: Tensor) -> tuple[float, Tensor]:
-    half = z.shape[1] // 2
-    mine = z[:, rank * half : (rank + 1) * half].clone().requires_grad_()
-    loss = loss_of(mine, weight=0.1)
-    torch.autograd.backward(loss)
-    assert mine.grad is not None
-    return loss.item(), mine.grad
-
-
 def test_two_processes_are_one(on_ranks: OnRanks, z: Tensor) -> None:
-    """The mean over ranks of the gradients is that of the whole batch, not a half of it.
-
-    A sum without gradient gives the half (issue 8 of the published code).
-    """
-    whole = z.clone().requires_grad_()
-    expected = loss_of(whole, weight=0.1)
-    torch.autograd.backward(expected)
-    results = on_ranks(on_one_rank, z)
-    for value, _ in results:
-        assert value == pytest.approx(expected.item(), rel=1e-12)
-    found = torch.cat([grad for _, grad in results], 1) / 2
-    torch.testing.assert_close(found, whole.grad, rtol=1e-10, atol=1e-14)
+    """A sum without gradient gives half of it (issue 8 of the published code)."""
+    require_one_process(on_ranks, partial(loss_of, weight=0.1), z)
 
 
 def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tensor) -> None:
-    node = make_node("barlow_twins").eval()
-    assert on_ranks(in_evaluation, z)[0] == pytest.approx(node(z).item())
-    assert torch.isfinite(node(z[:1]))  # one clean view is compared with itself
-
-
-def in_evaluation(rank: int, z: Tensor) -> float | None:
-    return float(make_node("barlow_twins").eval()(z)) if rank == 0 else None
+    require_no_waiting(on_ranks, "barlow_twins", z)
+    assert torch.isfinite(make_node("barlow_twins").eval()(z[:1]))  # one clean view
 
 
 def test_one_view_is_refused(z: Tensor) -> None:
@@ -174,9 +153,4 @@ def test_one_view_is_refused(z: Tensor) -> None:
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:
-    x = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    loss = make_node("barlow_twins")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = loss(x)
-    assert torch.equal(mixed, loss(x))
-    assert loss(x.bfloat16()).dtype == torch.float32
+    require_single_precision("barlow_twins")

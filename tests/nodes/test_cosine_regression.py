@@ -12,15 +12,9 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
+from tests.nodes.view_losses import A, B, double
 
 Array = NDArray[np.float64]
-
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
-
-
-def double(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def loss_of(prediction: Tensor, target: Tensor, mask: Tensor | None = None, **rest: Any) -> Tensor:

@@ -12,9 +12,8 @@ from torch import Tensor
 import sslgraph
 from sslgraph.nodes.base import make_node
 from sslgraph.plan import make_plan
+from tests.nodes.view_losses import A, B
 
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
 HALF = 0.5**0.5
 Q4 = [[HALF, HALF], [-HALF, HALF], [0.0, -1.0], [1.0, 0.0]]
 

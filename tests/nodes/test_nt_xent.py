@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
+from tests.nodes.view_losses import (
+    A,
+    B,
+    require_no_waiting,
+    require_one_process,
+    require_single_precision,
+)
 
 Array = NDArray[np.float64]
 
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
 I2 = [[1.0, 0.0], [0.0, 1.0]]
 
 
@@ -104,40 +110,14 @@ def test_the_gradient_is_orthogonal_to_the_embedding(z: Tensor) -> None:
     assert (z.grad * z).sum(-1).abs().max() < 1e-12
 
 
-def on_one_rank(rank: int, z: Tensor, reduce: str) -> tuple[float, Tensor]:
-    half = z.shape[1] // 2
-    mine = z[:, rank * half : (rank + 1) * half].clone().requires_grad_()
-    loss = loss_of(mine, 0.2, reduce=reduce)
-    torch.autograd.backward(loss)
-    assert mine.grad is not None
-    return loss.item(), mine.grad
-
-
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_two_processes_are_one(on_ranks: OnRanks, z: Tensor, reduce: str) -> None:
-    """Loss and gradients equal those of one process with the whole batch.
-
-    Data parallel training takes the mean over ranks, so each rank's gradient is twice its share. A
-    gather without gradient gives half of it and fails here.
-    """
-    whole = z.clone().requires_grad_()
-    expected = loss_of(whole, 0.2, reduce=reduce)
-    torch.autograd.backward(expected)
-    results = on_ranks(on_one_rank, z, reduce)
-    for value, _ in results:
-        assert value == pytest.approx(expected.item(), rel=1e-12)
-    found = torch.cat([grad for _, grad in results], 1) / 2
-    torch.testing.assert_close(found, whole.grad, rtol=1e-10, atol=1e-14)
+    """Negatives of all processes, with gradient."""
+    require_one_process(on_ranks, partial(loss_of, temperature=0.2, reduce=reduce), z)
 
 
 def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tensor) -> None:
-    alone = loss_of(z, 0.2).item()
-    assert on_ranks(in_evaluation, z)[0] == pytest.approx(alone)
-
-
-def in_evaluation(rank: int, z: Tensor) -> float | None:
-    node = make_node("nt_xent", temperature=0.2).eval()
-    return float(node(z.float())) if rank == 0 else None
+    require_no_waiting(on_ranks, "nt_xent", z)
 
 
 def test_one_view_is_refused() -> None:
@@ -147,9 +127,4 @@ def test_one_view_is_refused() -> None:
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(2, 16, 8)
-    loss = make_node("nt_xent", temperature=0.05)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = loss(x=x)
-    assert torch.equal(mixed, loss(x=x))
+    require_single_precision("nt_xent", temperature=0.05)

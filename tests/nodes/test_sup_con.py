@@ -13,11 +13,9 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
+from tests.nodes.view_losses import A, B
 
 Array = NDArray[np.float64]
-
-A = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]
-B = [[4.0, 3.0], [0.0, -1.0], [-1.0, 1.0]]
 
 
 def loss_of(z: Tensor, label: Tensor | list[int], temperature: float = 0.2, **more: Any) -> Tensor:

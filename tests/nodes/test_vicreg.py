@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
-from tests.nodes.test_barlow_twins import TWICE, A, B, H, double
+from tests.nodes.view_losses import (
+    TWICE,
+    A,
+    B,
+    H,
+    double,
+    require_no_waiting,
+    require_one_process,
+    require_single_precision,
+)
 
 Array = NDArray[np.float64]
 
@@ -146,35 +155,14 @@ def test_equal_embeddings_are_at_chance() -> None:
         assert node.floor(sizes) == 0
 
 
-def on_one_rank(rank: int, z: Tensor) -> tuple[float, Tensor]:
-    half = z.shape[1] // 2
-    mine = z[:, rank * half : (rank + 1) * half].clone().requires_grad_()
-    loss = loss_of(mine)
-    torch.autograd.backward(loss)
-    assert mine.grad is not None
-    return loss.item(), mine.grad
-
-
 def test_two_processes_are_one(on_ranks: OnRanks, z: Tensor) -> None:
     """Variances and covariances are those of the whole batch, divided by its size less one."""
-    whole = z.clone().requires_grad_()
-    expected = loss_of(whole)
-    torch.autograd.backward(expected)
-    results = on_ranks(on_one_rank, z)
-    for value, _ in results:
-        assert value == pytest.approx(expected.item(), rel=1e-12)
-    found = torch.cat([grad for _, grad in results], 1) / 2
-    torch.testing.assert_close(found, whole.grad, rtol=1e-10, atol=1e-14)
+    require_one_process(on_ranks, loss_of, z)
 
 
 def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tensor) -> None:
-    node = make_node("vicreg").eval()
-    assert on_ranks(in_evaluation, z)[0] == pytest.approx(node(z).item())
-    assert torch.isfinite(node(z[:1]))  # one clean view is compared with itself
-
-
-def in_evaluation(rank: int, z: Tensor) -> float | None:
-    return float(make_node("vicreg").eval()(z)) if rank == 0 else None
+    require_no_waiting(on_ranks, "vicreg", z)
+    assert torch.isfinite(make_node("vicreg").eval()(z[:1]))  # one clean view
 
 
 def test_too_little_is_refused(z: Tensor) -> None:
@@ -185,9 +173,4 @@ def test_too_little_is_refused(z: Tensor) -> None:
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:
-    x = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    loss = make_node("vicreg")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = loss(x)
-    assert torch.equal(mixed, loss(x))
-    assert loss(x.bfloat16()).dtype == torch.float32
+    require_single_precision("vicreg")
