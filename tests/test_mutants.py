@@ -10,9 +10,10 @@ import torch
 import sslgraph
 from sslgraph.checking import check
 from tools.mutants import Mutant
-from tools.mutate import Trajectory, of_method, summary
+from tools.mutate import Trajectory, of_method, published, summary
 from tools.state_mutants import early
 
+RULES = (("train", "none"), ("encoder", "view"))
 METHODS = ("simsiam", "moco_v2", "dino", "mae", "i_jepa")
 
 
@@ -96,6 +97,14 @@ def test_a_write_that_comes_first_is_seen_by_the_read() -> None:
 
 def test_lines_wait_for_what_is_read_late() -> None:
     assert early([('x = n["a"]()', None)], "b") == [('x = n["a"]()', None)]
+
+
+def test_a_rule_that_only_the_small_preset_s_norms_follow_changes_no_published_layer() -> None:
+    """SupCon's head has a batch norm in the small preset only; its encoder has its own rule."""
+    own, trees = published("sup_con"), []
+    for place, value in RULES:
+        trees.append(found("sup_con")[f"{place}.batch_norm.per = {value}"].tree)
+    assert [published(tree) == own for tree in trees if tree] == [True, False]
 
 
 def test_the_summary_counts_those_that_change_something() -> None:
