@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -263,3 +264,25 @@ def require_blocks_of_beit(
         assert block.attn.attn_drop.p == attention_drop
         for gamma in (block.gamma_1, block.gamma_2):
             assert torch.equal(gamma, torch.full_like(gamma, scale))
+
+
+def require_first_weights_of_beit(method: Any) -> None:
+    """See that they are of N(0, 0.02) cut off at one deviation, so that none is above 0.02.
+
+    The last layers of attention and MLP in block l, from 1, are divided by the root of 2 l; biases
+    and the table of relative positions are zero (`modeling_pretrain.py` of the released code).
+    """
+    encoder, model = method.nodes["encoder"], method.nodes["encoder"].model
+    whole = [model.patch_embed.proj.weight, encoder.mask_token, model.cls_token]
+    for number, block in enumerate(model.blocks, 1):
+        whole += [block.attn.qkv.weight, block.mlp.fc1.weight]
+        for last in (block.attn.proj, block.mlp.fc2):
+            bound = 0.02 / math.sqrt(2 * number)
+            assert 0.95 * bound < last.weight.abs().max() <= bound
+            assert not last.bias.any()
+        assert not block.attn.q_bias.any()
+        assert not block.attn.v_bias.any()
+    for weight in whole:
+        assert 0.85 * 0.02 < weight.abs().max() <= 0.02
+        assert weight.std().item() == pytest.approx(0.02 * 0.5396, rel=0.25)
+    assert not model.rel_pos_bias.relative_position_bias_table.any()

@@ -21,6 +21,7 @@ from tests.methods.masked import (
     paired,
     require_blocks_of_beit,
     require_decay,
+    require_first_weights_of_beit,
     require_recipe,
     step_both,
 )
@@ -228,6 +229,10 @@ def test_sizes_of_the_recipe() -> None:
 def test_blocks_of_the_recipe() -> None:
     """The command for ViT-B of the released code: drops of 0.25 and 0.05, scales of 1e-4."""
     require_blocks_of_beit("data2vec", SMALL, drop_path=0.25, attention_drop=0.05, scale=1e-4)
+    method: Any = sslgraph.compile(sslgraph.load("data2vec", set=SMALL))
+    require_first_weights_of_beit(method)
+    weight = method.nodes["predictor"].layers[0].weight
+    assert 0.9 * 0.02 < weight.abs().max() <= 0.02
 
 
 def test_the_teacher_of_the_recipe(images: Tensor) -> None:

@@ -19,6 +19,7 @@ from tests.methods.masked import (
     paired,
     require_blocks_of_beit,
     require_decay,
+    require_first_weights_of_beit,
     require_recipe,
     step_both,
     with_other_pixels,
@@ -195,6 +196,7 @@ def test_learning_rate_and_decay_of_the_recipe(preset: str | None) -> None:
 def test_blocks_of_the_recipe() -> None:
     """Up to a tenth of the images pass a block by; Swin's blocks are never dropped."""
     require_blocks_of_beit("simmim", VIT, drop_path=0.1, scale=0.1)
+    require_first_weights_of_beit(sslgraph.compile(sslgraph.load("simmim", set=VIT)))
     method, _ = graph_and_hand("swin")
     paths = [m for name, m in method.named_modules() if name.endswith(("drop_path1", "drop_path2"))]
     assert [getattr(path, "drop_prob", 0.0) for path in paths] == [0.0] * 2 * (1 + 1 + 2 + 1)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslgraph.nodes.base import Context, Node, SettingError, make_node
 from sslgraph.ports import Visible
 from sslgraph.registry import find
+from tests.methods.masked_by_hand import samples
+from tests.methods.simclr_by_hand import Sample
 
 
 def mask_node(use: str, side: int = 224, *, seed: int = 0, **settings: Any) -> Any:
@@ -132,6 +137,40 @@ def test_block_masks_stop_early_as_those_of_beit(hidden: int, smallest: int, mea
     if hidden == 75:
         assert 60 <= counts.min() <= 70
         assert (counts == 75).double().mean().item() == pytest.approx(0.68, abs=0.04)
+
+
+def block_mask_by_hand(draw: Sample, side: int, hidden: int, smallest: int) -> NDArray[np.bool_]:
+    """One mask as `MaskingGenerator` of BEiT's code makes it, from the documented draws."""
+    mask = np.zeros((side, side), dtype=bool)
+    left, failed, attempt = hidden, 0, 0
+    while left > 0 and failed < 10:
+        area, shape = (float(draw.uniform(f"{attempt}/{name}")) for name in ("area", "ratio"))
+        area = smallest + area * (left - smallest)  # also where less is left than the smallest has
+        shape = math.exp(math.log(0.3) + shape * (math.log(1 / 0.3) - math.log(0.3)))
+        high, wide = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        failed += 1
+        if high < side and wide < side:
+            top = draw.integer(f"{attempt}/top", 0, side - high)
+            first = draw.integer(f"{attempt}/left", 0, side - wide)
+            block = mask[top : top + high, first : first + wide]
+            new = high * wide - int(block.sum())
+            if 0 < new <= left:
+                block[:] = True
+                left, failed = left - new, 0
+        attempt += 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("hidden", "smallest", "side"), [(75, 16, 14), (120, 16, 14), (78, 15, 14), (60, 30, 8)]
+)
+def test_block_masks_one_after_the_other(hidden: int, smallest: int, side: int) -> None:
+    """The last ones on a grid that many blocks are too large for."""
+    node = mask_node("block_mask", 16 * side, seed=3, patches=hidden, min_block=smallest)
+    made = masks_of(node, batch=60, side=16 * side)[0]
+    for mask, draw in zip(made, samples(60, 3, "mask"), strict=True):
+        expected = block_mask_by_hand(draw, side, hidden, smallest)
+        assert mask.view(side, side).numpy().tolist() == expected.tolist()
 
 
 def test_exact_block_masks_have_their_number() -> None:
