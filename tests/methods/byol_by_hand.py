@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests.methods.barlow_twins_by_hand import Lars
 from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -70,6 +71,12 @@ class Byol(nn.Module):
         self.projector = head(width, hidden, out)
         self.predictor = head(out, hidden, out)
 
+    def begin(self, peak: float, steps: int, warmup: int) -> None:
+        """Make the optimizer, and the target as a copy."""
+        self.peak, self.steps, self.warmup = peak, steps, warmup
+        self.descent = Lars([*self.parameters()], 1.5e-6)
+        self.make_target()
+
     def make_target(self) -> None:
         self.target = copy.deepcopy(nn.Sequential(self.encoder, self.projector))
         self.target.requires_grad_(requires_grad=False)
@@ -79,6 +86,15 @@ class Byol(nn.Module):
         with torch.no_grad():
             targets = [self.target(view) for view in (first, second)]
         return regression(predictions[0], targets[1]) + regression(predictions[1], targets[0])
+
+    def update(self, step: int) -> None:
+        """A step of LARS; then the target follows."""
+        rate = self.peak * step / self.warmup
+        if step >= self.warmup:
+            done = (step - self.warmup) / (self.steps - self.warmup)
+            rate = self.peak * (1 + math.cos(math.pi * done)) / 2
+        self.descent.step(lambda p: rate)
+        self.follow(step, self.steps)
 
     @torch.no_grad()
     def follow(self, step: int, steps: int, base: float = 0.996) -> None:

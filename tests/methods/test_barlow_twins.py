@@ -10,52 +10,38 @@ from torch import Tensor
 
 import sslgraph
 from sslgraph.method import Method
-from tests.methods import twins
+from tests.methods import joint, twins
 from tests.methods.barlow_twins_by_hand import BarlowTwins
 from tests.methods.byol_by_hand import make_views
-from tests.methods.joint import (
-    BATCH,
-    RUN,
-    beside,
-    in_float64,
-    pictures,
-    require_equal_steps,
-    require_views,
-    share_weights,
-    width_of,
-)
+from tests.methods.joint import RUN
 from tests.methods.twins import SMALL
 
 SEED = 7
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return pictures(BATCH, 28)
-
-
 @pytest.fixture
 def method() -> Method:
-    return in_float64("barlow_twins", SMALL, SEED)
+    return joint.in_float64("barlow_twins", SMALL, SEED)
 
 
 @pytest.fixture
 def by_hand(method: Method) -> BarlowTwins:
-    hand = BarlowTwins("test_resnet", width_of(method), 24)
-    share_weights(method, _parts(hand))
+    hand = BarlowTwins("test_resnet", joint.width_of(method), 24)
+    joint.share_weights(method, _parts(hand))
     hand = hand.double().train()
     hand.begin(RUN.total_steps, 2)
     return hand
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    require_views(method, images, torch.stack(make_views(images.float() / 255, SEED, "views", 24)))
+    views = torch.stack(make_views(images.float() / 255, SEED, "views", 24))
+    joint.require_views(method, images, views)
 
 
 def test_four_steps_are_equal(method: Method, by_hand: BarlowTwins, images: Tensor) -> None:
     """With LARS and both learning rates; the first step of the warm-up has the rate 0."""
-    pairs = beside(method, _parts(by_hand))
-    require_equal_steps(method, by_hand, pairs, images, SEED, steps=4)
+    pairs = joint.beside(method, _parts(by_hand))
+    joint.require_equal_steps(method, by_hand, pairs, images, SEED, steps=4)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +49,11 @@ def test_four_steps_are_equal(method: Method, by_hand: BarlowTwins, images: Tens
 )
 def test_another_recipe_is_seen(wrong: Any, by_hand: BarlowTwins, images: Tensor) -> None:
     """The comparison can fail: one rate for all, trust for biases, the loss as it is."""
-    method = in_float64("barlow_twins", {**SMALL, **wrong}, SEED)
+    method = joint.in_float64("barlow_twins", {**SMALL, **wrong}, SEED)
     with pytest.raises(AssertionError):
-        require_equal_steps(method, by_hand, beside(method, _parts(by_hand)), images, SEED)
+        joint.require_equal_steps(
+            method, by_hand, joint.beside(method, _parts(by_hand)), images, SEED
+        )
 
 
 def test_sizes_of_the_published_networks() -> None:

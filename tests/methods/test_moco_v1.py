@@ -13,17 +13,7 @@ import sslgraph
 from sslgraph.checking import report
 from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    in_float64,
-    named_pairs,
-    pictures,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-    updater_of,
-    width_of,
-)
+from tests.methods import joint
 from tests.methods.moco_v1_by_hand import MocoV1, make_views, recipe_rate
 from tests.methods.moco_v2_by_hand import shuffle
 
@@ -43,19 +33,19 @@ PEAK = 0.03 * BATCH / 256
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return pictures(BATCH, 28)
+    return joint.pictures(BATCH, 28)
 
 
 @pytest.fixture
 def method() -> Method:
-    return in_float64("moco_v1", SMALL, SEED)
+    return joint.in_float64("moco_v1", SMALL, SEED)
 
 
 @pytest.fixture
 def by_hand(method: Method) -> MocoV1:
     nodes: Any = method.nodes
-    hand = MocoV1("test_resnet", width_of(method), 16)
-    share_weights(method, quick(hand))
+    hand = MocoV1("test_resnet", joint.width_of(method), 16)
+    joint.share_weights(method, quick(hand))
     # of unit length to the last bit of float64, as the loss makes them
     rows = nn.functional.normalize(nodes["queue"].rows[0], dim=-1)
     hand = hand.double()
@@ -64,14 +54,15 @@ def by_hand(method: Method) -> MocoV1:
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
+    joint.require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 def test_five_steps_are_equal(method: Method, by_hand: MocoV1, images: Tensor) -> None:
     """Loss, gradients, both networks and the queue, over both drops of the learning rate."""
-    updater, queue = updater_of(method, SEED), method.nodes["queue"]
+    updater, queue = joint.updater_of(method, SEED), method.nodes["queue"]
     fast, all_pairs = (
-        named_pairs(method, parts) for parts in (quick(by_hand), quick(by_hand) | slow(by_hand))
+        joint.named_pairs(method, parts)
+        for parts in (quick(by_hand), quick(by_hand) | slow(by_hand))
     )
     trained = [*by_hand.encoder.parameters(), *by_hand.projector.parameters()]
     descent = torch.optim.SGD(trained, PEAK, momentum=0.9, weight_decay=1e-4)
@@ -97,7 +88,7 @@ def test_five_steps_are_equal(method: Method, by_hand: MocoV1, images: Tensor) -
 
 def test_another_temperature_is_seen(by_hand: MocoV1, images: Tensor) -> None:
     """The comparison can fail: that of MoCo v2."""
-    method = in_float64("moco_v1", {**SMALL, "nodes.loss.temperature": 0.2}, SEED)
+    method = joint.in_float64("moco_v1", {**SMALL, "nodes.loss.temperature": 0.2}, SEED)
     batch = {"image": images, "index": torch.arange(BATCH)}
     views = method.run({"batch.image": images}, ["views"], batch)["views"]
     theirs = by_hand(views[0], views[1], shuffle(SEED, "key.encoder", 0, BATCH))
@@ -115,7 +106,7 @@ def test_only_the_first_view_asks() -> None:
 @pytest.mark.parametrize(("negative", "value"), [(1.0, 11.090370), (0.0, 0.040135)])
 def test_the_loss_of_equal_and_of_told_apart_keys(negative: float, value: float) -> None:
     """The published queue: ln 65537 where nothing is told apart."""
-    method = in_float64("moco_v1", {**SMALL, "vars.queue": 65536}, SEED)
+    method = joint.in_float64("moco_v1", {**SMALL, "vars.queue": 65536}, SEED)
     query = torch.eye(16, dtype=torch.float64)[:1].expand(1, BATCH, 16)
     queue: Any = method.nodes["queue"]
     with torch.no_grad():
@@ -133,7 +124,7 @@ def test_the_first_loss_is_that_of_random_rows(images: Tensor) -> None:
     that near.
     """
     published = {**SMALL, "vars.dim": 128, "vars.queue": 65536}
-    method = in_float64("moco_v1", published, SEED).train(mode=False)
+    method = joint.in_float64("moco_v1", published, SEED).train(mode=False)
     batch = {"image": images, "index": torch.arange(BATCH)}
     made = method.run({}, ["projector", "key"], batch)
     cosines = nn.functional.cosine_similarity(made["projector"], made["key"], dim=-1)
@@ -146,7 +137,7 @@ def test_the_first_loss_is_that_of_random_rows(images: Tensor) -> None:
 
 
 def test_sizes_of_the_published_networks() -> None:
-    sizes = sizes_of("moco_v1")
+    sizes = joint.sizes_of("moco_v1")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 262_272
     assert sizes.parameters["key"] == 23_508_032 + 262_272
@@ -160,7 +151,7 @@ def test_the_learning_rate_of_the_recipe() -> None:
     for number in (0, 119, 120, 159, 160, 199):
         for step in (number * epoch, number * epoch + epoch - 1):
             expected[step] = recipe_rate(number)
-    require_rates(graph, Horizon(200 * epoch, epoch), expected)
+    joint.require_rates(graph, Horizon(200 * epoch, epoch), expected)
     spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
     assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)

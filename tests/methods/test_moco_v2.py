@@ -12,15 +12,7 @@ from torch import Tensor, nn
 import sslgraph
 from sslgraph.canonical import canonical
 from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    named_pairs,
-    pictures,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-    width_of,
-)
+from tests.methods import joint
 from tests.methods.moco_v2_by_hand import Moco, make_views, shuffle
 
 SEED, BATCH = 4, 12
@@ -37,7 +29,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return pictures(BATCH, 28)
+    return joint.pictures(BATCH, 28)
 
 
 def compiled(**changes: Any) -> Any:
@@ -51,8 +43,8 @@ def method() -> Any:
 
 @pytest.fixture
 def by_hand(method: Any) -> Moco:
-    hand = Moco("test_resnet", width_of(method), 32, 16)
-    share_weights(method, quick(hand))
+    hand = Moco("test_resnet", joint.width_of(method), 32, 16)
+    joint.share_weights(method, quick(hand))
     # of unit length to the last bit of float64, as the loss makes them
     rows = nn.functional.normalize(method.nodes["queue"].rows[0].double(), dim=-1)
     hand.begin(rows, groups=3, temperature=_float32(0.2))
@@ -69,7 +61,7 @@ def views_by_hand(images: Tensor) -> Tensor:
 
 
 def test_views_are_those_of_the_documented_formula(method: Any, images: Tensor) -> None:
-    require_views(method, images, views_by_hand(images))
+    joint.require_views(method, images, views_by_hand(images))
 
 
 def test_three_steps_are_equal(method: Any, by_hand: Moco, images: Tensor) -> None:
@@ -77,9 +69,9 @@ def test_three_steps_are_equal(method: Any, by_hand: Moco, images: Tensor) -> No
     method.double()
     by_hand.double()
     method.nodes["views"].register_forward_hook(lambda node, given, made: made.double())
-    pairs = named_pairs(method, quick(by_hand))
+    pairs = joint.named_pairs(method, quick(by_hand))
     slow = {"key.encoder": by_hand.slow_encoder, "key.projector": by_hand.slow_projector}
-    slow_pairs = named_pairs(method, slow)
+    slow_pairs = joint.named_pairs(method, slow)
     trained = [[p for p in m.parameters() if p.requires_grad] for m in (method, by_hand)]
     assert len({sum(p.numel() for p in side) for side in trained}) == 1
     descents = [torch.optim.SGD(side, 0.05, momentum=0.9) for side in trained]
@@ -189,7 +181,7 @@ def test_the_first_loss_is_that_of_random_rows(training: bool, images: Tensor) -
 
 
 def test_sizes_of_the_published_networks() -> None:
-    sizes = sizes_of("moco_v2")
+    sizes = joint.sizes_of("moco_v2")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 4_458_624
     assert sizes.parameters["key"] == 23_508_032 + 4_458_624
@@ -203,7 +195,7 @@ def test_the_learning_rate_of_the_recipe() -> None:
     for number in (0, 50, 100, 199):
         rate = 0.03 * 0.5 * (1 + math.cos(math.pi * number / 200))
         expected |= {number * epoch: rate, number * epoch + epoch - 1: rate}
-    require_rates(graph, Horizon(200 * epoch, epoch), expected)
+    joint.require_rates(graph, Horizon(200 * epoch, epoch), expected)
     spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
     assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)

@@ -14,21 +14,8 @@ import sslgraph
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    BATCH,
-    RUN,
-    beside,
-    in_float64,
-    network,
-    pictures,
-    require_bare_vectors,
-    require_equal_steps,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-    updater_of,
-)
+from tests.methods import joint
+from tests.methods.joint import BATCH, RUN
 from tests.methods.moco_v3_by_hand import MocoV3, head, make_views, row_first_positions, small_vit
 from tests.nodes.view_losses import A, B, double
 
@@ -44,14 +31,9 @@ VIT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return pictures(BATCH, 28)
-
-
 @pytest.fixture
 def method() -> Method:
-    return in_float64("moco_v3", VIT, SEED)
+    return joint.in_float64("moco_v3", VIT, SEED)
 
 
 @pytest.fixture
@@ -61,19 +43,19 @@ def by_hand(method: Method) -> MocoV3:
         fixed.requires_grad = False
     projector, predictor = head([32, 24, 24, 16], norm=True), head([16, 24, 16], norm=True)
     parts = {"encoder": encoder, "projector": projector, "predictor": predictor}
-    share_weights(method, parts)
+    joint.share_weights(method, parts)
     hand = MocoV3(encoder, projector, predictor).double().train()
     hand.begin(0.2, RUN.total_steps, 2, PEAK)
     return hand
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
+    joint.require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 def test_four_steps_are_equal(method: Method, by_hand: MocoV3, images: Tensor) -> None:
     """With AdamW and decay on everything; patches stay as they were in both networks."""
-    patches = [network(method, name).patch_embed.proj for name in ("encoder", "key.encoder")]
+    patches = [joint.network(method, name).patch_embed.proj for name in ("encoder", "key.encoder")]
     before = [p.detach().clone() for p in patches[0].parameters()]
     parts = {
         "encoder": by_hand.encoder,
@@ -82,12 +64,12 @@ def test_four_steps_are_equal(method: Method, by_hand: MocoV3, images: Tensor) -
         "key.encoder": by_hand.slow[0],
         "key.projector": by_hand.slow[1],
     }
-    require_equal_steps(method, by_hand, beside(method, parts), images, SEED, steps=4)
+    joint.require_equal_steps(method, by_hand, joint.beside(method, parts), images, SEED, steps=4)
     for projection in patches:
         for kept, now in zip(before, projection.parameters(), strict=True):
             assert torch.equal(kept, now)
             assert now.grad is None
-    assert not any(p.requires_grad for p in network(method, "key.encoder").parameters())
+    assert not any(p.requires_grad for p in joint.network(method, "key.encoder").parameters())
 
 
 @pytest.mark.parametrize(
@@ -95,10 +77,10 @@ def test_four_steps_are_equal(method: Method, by_hand: MocoV3, images: Tensor) -
 )
 def test_another_method_is_seen(wrong: Any, by_hand: MocoV3, images: Tensor) -> None:
     """The comparison can fail: the key of the same view, another factor, trained patches."""
-    method = in_float64("moco_v3", {**VIT, **wrong}, SEED)
-    pairs = beside(method, {"encoder": by_hand.encoder})
+    method = joint.in_float64("moco_v3", {**VIT, **wrong}, SEED)
+    pairs = joint.beside(method, {"encoder": by_hand.encoder})
     with pytest.raises(AssertionError):
-        require_equal_steps(method, by_hand, pairs, images, SEED, steps=2)
+        joint.require_equal_steps(method, by_hand, pairs, images, SEED, steps=2)
 
 
 @pytest.mark.parametrize(("preset", "equal"), [(None, 6.654213), ("resnet50", 33.271065)])
@@ -118,7 +100,7 @@ def test_the_total_where_nothing_is_told_apart(preset: str | None, equal: float)
 
 def test_the_golden_loss() -> None:
     """Two directions of three images: 0.674451."""
-    method = in_float64("moco_v3", VIT, SEED)
+    method = joint.in_float64("moco_v3", VIT, SEED)
     both = double([A, B])
     total = method.run({"predictor": both, "key": both}, ["loss"])["loss"].item() * 0.4
     assert total == pytest.approx(0.674451, abs=1e-6)
@@ -126,12 +108,12 @@ def test_the_golden_loss() -> None:
 
 def test_sizes_of_the_published_networks() -> None:
     """Heads of `moco/builder.py`: three layers after a transformer, two after a ResNet."""
-    transformer = sizes_of("moco_v3").parameters
+    transformer = joint.sizes_of("moco_v3").parameters
     assert transformer["projector"] == 19_415_040
     assert transformer["predictor"] == 2_105_344
-    larger = sizes_of("moco_v3", set={"vars.arch": "vit_base_patch16_224"}).parameters
+    larger = joint.sizes_of("moco_v3", set={"vars.arch": "vit_base_patch16_224"}).parameters
     assert larger["projector"] == 20_987_904
-    resnet = sizes_of("moco_v3", preset="resnet50").parameters
+    resnet = joint.sizes_of("moco_v3", preset="resnet50").parameters
     assert resnet["encoder"] == 23_508_032
     assert resnet["projector"] == 9_445_376
     assert resnet["predictor"] == 2_105_344
@@ -184,7 +166,7 @@ def test_first_weights_of_the_transformer(
 
 def test_positions_are_the_released_ones_with_both_halves_exchanged() -> None:
     """The released code calls its rows columns; whole dimensions change places, no more."""
-    ours = network(in_float64("moco_v3", VIT, SEED), "encoder").pos_embed[0]
+    ours = joint.network(joint.in_float64("moco_v3", VIT, SEED), "encoder").pos_embed[0]
     theirs = row_first_positions(3, 3, 32)
     exchanged = torch.cat([theirs[:, 16:], theirs[:, :16]], 1)
     assert torch.allclose(ours.double(), exchanged, atol=1e-6)
@@ -193,7 +175,7 @@ def test_positions_are_the_released_ones_with_both_halves_exchanged() -> None:
 def test_learning_rates_and_momentum_of_the_recipe() -> None:
     """Of `CONFIG.md`: 300 epochs of a transformer with AdamW, 100 of a ResNet with LARS."""
     graph = sslgraph.load("moco_v3")
-    require_rates(graph, Horizon(300 * 312, 312), {0: 0, 20 * 312: 1.2e-3, 40 * 312: 2.4e-3})
+    joint.require_rates(graph, Horizon(300 * 312, 312), {0: 0, 20 * 312: 1.2e-3, 40 * 312: 2.4e-3})
     spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.epochs) == ("adamw", 0.1, 300)
     assert (spec.no_decay, spec.betas, spec.batch_size) == ([], (0.9, 0.999), 4096)
@@ -203,11 +185,11 @@ def test_learning_rates_and_momentum_of_the_recipe() -> None:
 
 def test_the_recipe_of_the_resnet() -> None:
     resnet = sslgraph.load("moco_v3", preset="resnet50", set={"vars.arch": "test_resnet"})
-    require_rates(resnet, Horizon(100 * 312, 312), {5 * 312: 4.8, 10 * 312: 9.6})
+    joint.require_rates(resnet, Horizon(100 * 312, 312), {5 * 312: 4.8, 10 * 312: 9.6})
     spec = resnet.train
     assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", "post", 1e-6)
     assert (spec.epochs, spec.batch_size) == (100, 4096)
-    require_bare_vectors(updater_of(sslgraph.compile(resnet), 0))
+    joint.require_bare_vectors(joint.updater_of(sslgraph.compile(resnet), 0))
     assert resnet.nodes["key"].settings["momentum"] == {"cosine": [0.99, 1.0]}
     crop = resnet.nodes["views"].settings["ops"][0]
     assert crop == {"crop": [0.2, 1]}

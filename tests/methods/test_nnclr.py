@@ -8,22 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import sslgraph
 from sslgraph.method import Method
-from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    BATCH,
-    RUN,
-    beside,
-    in_float64,
-    pictures,
-    require_equal_steps,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-    width_of,
-)
+from tests.methods import joint
+from tests.methods.joint import BATCH, RUN
 from tests.methods.nnclr_by_hand import Nnclr
 from tests.methods.simclr_by_hand import PUBLISHED, make_views
 from tests.nodes.view_losses import A, B, double
@@ -43,21 +30,16 @@ SMALL: dict[str, Any] = {
 Q4 = [[0.5**0.5, 0.5**0.5], [-(0.5**0.5), 0.5**0.5], [0.0, -1.0], [1.0, 0.0]]
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return pictures(BATCH, 28)
-
-
 @pytest.fixture
 def method() -> Method:
-    return in_float64("nnclr", SMALL, SEED)
+    return joint.in_float64("nnclr", SMALL, SEED)
 
 
 @pytest.fixture
 def by_hand(method: Method) -> Nnclr:
     nodes: Any = method.nodes
-    hand = Nnclr("test_resnet", width_of(method), 16, 12, 20)
-    share_weights(method, parts(hand))
+    hand = Nnclr("test_resnet", joint.width_of(method), 16, 12, 20)
+    joint.share_weights(method, parts(hand))
     hand = hand.double().train()
     temperature = nodes["loss"].temperature.item()
     assert temperature == pytest.approx(0.1)
@@ -72,13 +54,13 @@ def parts(hand: Nnclr) -> dict[str, Any]:
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
     views = make_views(images.float() / 255, SEED, "views", {**PUBLISHED, "size": 24})
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    require_views(method, images, (views - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    joint.require_views(method, images, (views - mean.view(3, 1, 1)) / std.view(3, 1, 1))
 
 
 def test_four_steps_are_equal(method: Method, by_hand: Nnclr, images: Tensor) -> None:
     """Loss, gradients, weights and the queue; the first step of the warm-up has the rate 0."""
-    pairs = beside(method, parts(by_hand))
-    require_equal_steps(method, by_hand, pairs, images, SEED, steps=4)
+    pairs = joint.beside(method, parts(by_hand))
+    joint.require_equal_steps(method, by_hand, pairs, images, SEED, steps=4)
     queue: Any = method.nodes["queue"]
     assert queue.place.item() == 4 * BATCH % 20
     oldest_first = queue.rows[0].roll(-queue.place.item(), 0)
@@ -87,7 +69,7 @@ def test_four_steps_are_equal(method: Method, by_hand: Nnclr, images: Tensor) ->
 
 def test_a_queue_that_is_written_first_is_seen(by_hand: Nnclr, images: Tensor) -> None:
     """The comparison can fail: a row that finds itself has another loss."""
-    other: Any = in_float64("nnclr", SMALL, SEED)
+    other: Any = joint.in_float64("nnclr", SMALL, SEED)
     batch = {"image": images, "index": torch.arange(BATCH)}
     made = other.run({}, ["projector", "views"], batch)
     written = torch.nn.functional.normalize(made["projector"][0].detach(), dim=-1)
@@ -113,17 +95,8 @@ def test_only_the_predictions_learn(method: Method) -> None:
 
 def test_sizes_of_the_published_heads() -> None:
     """Layers of the paper's section 4.1; of the projector's without biases, as norms follow."""
-    sizes = sizes_of("nnclr")
+    sizes = joint.sizes_of("nnclr")
     assert sizes.parameters["encoder"] == 23_508_032
     assert sizes.parameters["projector"] == 8_921_600
     assert sizes.parameters["predictor"] == 2_109_696
     assert sizes.shapes["queue", "items"] == (1, 98304, 256)
-
-
-def test_the_learning_rate_of_the_recipe() -> None:
-    """Of the paper: 0.3 for 256 images, ten epochs of warm-up, 1000 epochs of 4096."""
-    graph = sslgraph.load("nnclr")
-    require_rates(graph, Horizon(1000 * 312, 312), {0: 0, 5 * 312: 2.4, 10 * 312: 4.8})
-    spec = graph.train
-    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("lars", 1e-6, ["bias", "norm"])
-    assert (spec.epochs, spec.batch_size) == (1000, 4096)

@@ -9,18 +9,7 @@ import torch
 from torch import Tensor
 
 import sslgraph
-from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    named_pairs,
-    network,
-    pictures,
-    require_bare_vectors,
-    require_rates,
-    share_weights,
-    sizes_of,
-    updater_of,
-    width_of,
-)
+from tests.methods import joint
 from tests.methods.simclr_by_hand import PUBLISHED, SimCLR, make_views
 
 SEED = 3
@@ -30,7 +19,7 @@ VIEW = {**PUBLISHED, "size": 24}
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return pictures(12, 28)
+    return joint.pictures(12, 28)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +29,8 @@ def method() -> Any:
 
 @pytest.fixture(scope="module")
 def by_hand(method: Any) -> SimCLR:
-    hand = SimCLR("test_resnet", width_of(method), 32, 16, temperature=0.1)
-    share_weights(method, {"encoder": hand.encoder, "projector": hand.projector})
+    hand = SimCLR("test_resnet", joint.width_of(method), 32, 16, temperature=0.1)
+    joint.share_weights(method, {"encoder": hand.encoder, "projector": hand.projector})
     return hand.train()
 
 
@@ -55,7 +44,7 @@ def test_loss_and_gradients_are_equal_over_three_steps(
     method: Any, by_hand: SimCLR, images: Tensor
 ) -> None:
     parts = {"encoder": by_hand.encoder, "projector": by_hand.projector}
-    pairs = named_pairs(method, parts)
+    pairs = joint.named_pairs(method, parts)
     descents = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (method, by_hand)]
     for _ in range(3):
         step = method({"image": images, "index": torch.arange(12)})
@@ -71,7 +60,7 @@ def test_loss_and_gradients_are_equal_over_three_steps(
         for descent in descents:
             descent.step()
         method.after_step()
-    statistics = network(method, "encoder").buffers(), by_hand.encoder.buffers()
+    statistics = joint.network(method, "encoder").buffers(), by_hand.encoder.buffers()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*statistics, strict=True))
 
 
@@ -83,21 +72,9 @@ def test_sizes_of_the_published_heads(hidden: list[int], expected: int) -> None:
 
     Two layers are those of the paper, three those of its second version.
     """
-    parameters = sizes_of("simclr", set={"nodes.projector.hidden": hidden}).parameters
+    parameters = joint.sizes_of("simclr", set={"nodes.projector.hidden": hidden}).parameters
     assert parameters["encoder"] == 23_508_032
     assert parameters["projector"] == expected
-
-
-def test_the_recipe() -> None:
-    """4.8 for 4096 images after ten epochs, half of it between them and the last one, then 0."""
-    graph = sslgraph.load("simclr", set={"vars.arch": "test_resnet"})
-    epoch, total = 312, 1000 * 312
-    expected = {0: 0, 5 * epoch: 2.4, 10 * epoch: 4.8, 505 * epoch: 2.4, total: 0}
-    require_rates(graph, Horizon(total, epoch), expected)
-    spec = graph.train
-    assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", "pre", 1e-6)
-    assert (spec.epochs, spec.batch_size, spec.momentum) == (1000, 4096, 0.9)
-    require_bare_vectors(updater_of(sslgraph.compile(graph), 0))
 
 
 @pytest.mark.parametrize(("batch", "rate"), [(4096, 4.8), (1024, 2.4), (256, 1.2)])

@@ -12,19 +12,8 @@ import sslgraph
 from sslgraph.method import Method
 from sslgraph.nodes.base import make_node
 from sslgraph.train.rates import learning_rate
-from tests.methods.joint import (
-    BATCH,
-    RUN,
-    beside,
-    in_float64,
-    pictures,
-    require_equal_steps,
-    require_views,
-    share_weights,
-    sizes_of,
-    updater_of,
-    width_of,
-)
+from tests.methods import joint
+from tests.methods.joint import BATCH, RUN
 from tests.methods.moco_v2_by_hand import make_views
 from tests.methods.simsiam_by_hand import SimSiam
 from tests.nodes.view_losses import A, B, double
@@ -45,37 +34,32 @@ THROUGH: dict[str, Any] = {
 PEAK = 0.05 * BATCH / 256
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return pictures(BATCH, 28)
-
-
 @pytest.fixture
 def method() -> Method:
-    return in_float64("simsiam", SMALL, SEED)
+    return joint.in_float64("simsiam", SMALL, SEED)
 
 
 @pytest.fixture
 def by_hand(method: Method) -> SimSiam:
-    hand = SimSiam("test_resnet", width_of(method), 24, 8)
-    share_weights(method, _parts(hand))
+    hand = SimSiam("test_resnet", joint.width_of(method), 24, 8)
+    joint.share_weights(method, _parts(hand))
     hand = hand.double().train()
     hand.begin(PEAK, RUN.total_steps // RUN.steps_per_epoch, RUN.steps_per_epoch)
     return hand
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
+    joint.require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 def test_three_steps_are_equal(method: Method, by_hand: SimSiam, images: Tensor) -> None:
     """With the recipe's optimizer over a change of epoch, where one of two rates falls."""
-    require_equal_steps(method, by_hand, beside(method, _parts(by_hand)), images, SEED)
+    joint.require_equal_steps(method, by_hand, joint.beside(method, _parts(by_hand)), images, SEED)
 
 
 def test_a_wrong_wire_is_seen(by_hand: SimSiam, images: Tensor) -> None:
     """The comparison can fail: a target that gets a gradient has equal values and other slopes."""
-    wrong: Any = in_float64("simsiam", {**SMALL, **THROUGH}, SEED)
+    wrong: Any = joint.in_float64("simsiam", {**SMALL, **THROUGH}, SEED)
     views = make_views(images.float() / 255, SEED, "views", 24).double()
     ours = wrong({"image": images, "index": torch.arange(BATCH)}).loss
     theirs = by_hand(*views)
@@ -117,7 +101,7 @@ def test_the_first_loss_is_that_of_unrelated_directions(images: Tensor) -> None:
 
 
 def test_sizes_of_the_published_heads() -> None:
-    parameters = sizes_of("simsiam").parameters
+    parameters = joint.sizes_of("simsiam").parameters
     assert parameters["encoder"] == 23_508_032
     assert parameters["projector"] == 12_591_104
     assert parameters["predictor"] == 2_100_224
@@ -126,7 +110,7 @@ def test_sizes_of_the_published_heads() -> None:
 def test_learning_rates_of_the_recipe() -> None:
     """0.1 for 512 images; after an epoch the encoder's is lower and the predictor's is the same."""
     method = sslgraph.compile(sslgraph.load("simsiam", set={"vars.arch": "test_resnet"}))
-    updater = updater_of(method, 0)
+    updater = joint.updater_of(method, 0)
     rates = {}
     for step in (0, 1, 2):
         for group in updater.groups:

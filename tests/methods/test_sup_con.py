@@ -11,15 +11,7 @@ from torch import Tensor
 import sslgraph
 from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    beside,
-    in_float64,
-    pictures,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-)
+from tests.methods import joint
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 from tests.methods.sup_con_by_hand import SupCon, make_view
 from tests.nodes.view_losses import A, B, double
@@ -38,12 +30,12 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return pictures(BATCH, 20)
+    return joint.pictures(BATCH, 20)
 
 
 @pytest.fixture
 def method() -> Method:
-    return in_float64("sup_con", SMALL, SEED)
+    return joint.in_float64("sup_con", SMALL, SEED)
 
 
 def batch(images: Tensor, label: list[int] = LABEL) -> dict[str, Tensor]:
@@ -56,7 +48,7 @@ def test_views_are_those_of_the_documented_formula(method: Method, images: Tenso
         for view in range(2)
         for place, image in enumerate(images.float() / 255)
     ]
-    require_views(method, images, torch.stack(expected))
+    joint.require_views(method, images, torch.stack(expected))
 
 
 def test_three_steps_are_equal(method: Method, images: Tensor) -> None:
@@ -65,9 +57,9 @@ def test_three_steps_are_equal(method: Method, images: Tensor) -> None:
     hand = SupCon(16, 8, nodes["loss"].temperature.item())
     assert hand.temperature == pytest.approx(0.1)
     parts = {"encoder": hand.encoder, "projector": hand.head}
-    share_weights(method, parts)
+    joint.share_weights(method, parts)
     hand = hand.double().train()
-    pairs = beside(method, parts)
+    pairs = joint.beside(method, parts)
     ours, theirs = ([p for pair in pairs for p in pair[side].parameters()] for side in (0, 1))
     assert len(ours) == len(list(method.parameters()))
     descents = [torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-4) for p in (ours, theirs)]
@@ -104,7 +96,7 @@ def test_the_golden_loss(method: Method) -> None:
 
 def test_sizes_of_the_published_networks() -> None:
     """A 3 x 3 kernel has 64 x 3 x (49 - 9) weights less than that of 7 x 7."""
-    sizes = sizes_of("sup_con")
+    sizes = joint.sizes_of("sup_con")
     assert sizes.parameters["encoder"] == 23_508_032 - 64 * 3 * 40
     assert sizes.parameters["projector"] == 4_458_624
     assert sizes.shapes["encoder", "tokens"][-2:] == (16, 2048)  # 32 pixels / 8
@@ -122,7 +114,7 @@ def test_the_learning_rate_of_the_recipe() -> None:
     graph, epoch = sslgraph.load("sup_con"), 48
     expected = {0: 0.01, 5: 0.255, 10: 0.5, 505: 0.25025, 1000: 5e-4}
     steps = {number * epoch: rate for number, rate in expected.items()}
-    require_rates(graph, Horizon(1000 * epoch, epoch), steps)
+    joint.require_rates(graph, Horizon(1000 * epoch, epoch), steps)
     spec = graph.train
     assert (spec.epochs, spec.batch_size, spec.momentum) == (1000, 1024, 0.9)
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])

@@ -11,19 +11,8 @@ from torch import Tensor
 import sslgraph
 from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
-from tests.methods.joint import (
-    BATCH,
-    Pairs,
-    beside,
-    in_float64,
-    pictures,
-    require_equal_steps,
-    require_rates,
-    require_views,
-    share_weights,
-    sizes_of,
-    width_of,
-)
+from tests.methods import joint
+from tests.methods.joint import BATCH
 from tests.methods.simclr_by_hand import Sample, mix, text_key
 from tests.methods.w_mse_by_hand import WMse, make_view
 
@@ -43,30 +32,25 @@ X = [[1, 2], [2, 1], [4, 3], [0, 5], [3, 3]]
 Y = [[1, 1], [2, 2], [5, 3], [1, 4], [2, 3]]
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return pictures(BATCH, 28)
-
-
-def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, Pairs]:
+def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, joint.Pairs]:
     """The method and the same by hand, with equal weights."""
-    method = in_float64("w_mse", {**SMALL, **changes}, SEED)
-    hand = WMse("test_resnet", width_of(method), 16, 2)
+    method = joint.in_float64("w_mse", {**SMALL, **changes}, SEED)
+    hand = WMse("test_resnet", joint.width_of(method), 16, 2)
     parts = {"encoder": hand.encoder, "projector": hand.head}
-    share_weights(method, parts)
+    joint.share_weights(method, parts)
     hand = hand.double().train()
     hand.begin(4, SEED, iterations, RATES)
-    return method, hand, beside(method, parts)
+    return method, hand, joint.beside(method, parts)
 
 
 def test_views_are_those_of_the_documented_formula(images: Tensor) -> None:
-    method = in_float64("w_mse", SMALL, SEED)
+    method = joint.in_float64("w_mse", SMALL, SEED)
     expected = [
         make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 24)
         for view in range(2)
         for place, image in enumerate(images.float() / 255)
     ]
-    require_views(method, images, torch.stack(expected))
+    joint.require_views(method, images, torch.stack(expected))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +61,7 @@ def test_views_are_those_of_the_documented_formula(images: Tensor) -> None:
 def test_four_steps_are_equal(changes: dict[str, Any], iterations: int, images: Tensor) -> None:
     """With Adam, warm-up and both drops of its rate."""
     method, hand, modules = both(changes, iterations)
-    require_equal_steps(method, hand, modules, images, SEED, steps=4)
+    joint.require_equal_steps(method, hand, modules, images, SEED, steps=4)
 
 
 def test_parts_of_each_view_alone_are_seen(images: Tensor) -> None:
@@ -90,7 +74,7 @@ def test_parts_of_each_view_alone_are_seen(images: Tensor) -> None:
 
 def test_the_golden_loss(images: Tensor) -> None:
     """0.392609 for one part of five rows; equal views have no distance."""
-    method = in_float64("w_mse", {**SMALL, "vars.part": 5, "train.batch_size": 5}, SEED)
+    method = joint.in_float64("w_mse", {**SMALL, "vars.part": 5, "train.batch_size": 5}, SEED)
     z = torch.tensor([X, Y], dtype=torch.float64)
     data = {"index": torch.arange(5)}
     assert method.run({"projector": z}, ["loss"], data)["loss"].item() == pytest.approx(
@@ -101,7 +85,7 @@ def test_the_golden_loss(images: Tensor) -> None:
 
 
 def test_gradient_reaches_both_views(images: Tensor) -> None:
-    method = in_float64("w_mse", SMALL, SEED)
+    method = joint.in_float64("w_mse", SMALL, SEED)
     z = torch.randn(2, BATCH, 2, dtype=torch.float64).requires_grad_()
     loss = method.run({"projector": z}, ["loss"], {"index": torch.arange(BATCH)})["loss"]
     loss.backward()
@@ -126,7 +110,7 @@ def test_parts_that_can_not_be_are_found(change: dict[str, Any], place: str) -> 
 @pytest.mark.parametrize(("dim", "expected"), [(128, 658_560), (64, 592_960)])
 def test_sizes_of_the_published_networks(dim: int, expected: int) -> None:
     """128 numbers for 100 classes of ImageNet, 64 for CIFAR, after a ResNet-18."""
-    parameters = sizes_of("w_mse", set={"vars.dim": dim}).parameters
+    parameters = joint.sizes_of("w_mse", set={"vars.dim": dim}).parameters
     assert parameters["encoder"] == 11_176_512
     assert parameters["projector"] == expected
 
@@ -145,7 +129,7 @@ def test_the_learning_rate_of_the_recipe() -> None:
     expected = {250: 1e-3, 500: 2e-3}
     for drop, before, after in ((190 * epoch, 2e-3, 4e-4), (215 * epoch, 4e-4, 8e-5)):
         expected |= {drop - 1: before, drop: after}
-    require_rates(graph, Horizon(240 * epoch, epoch), expected)
+    joint.require_rates(graph, Horizon(240 * epoch, epoch), expected)
     spec = graph.train
     assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("adam", 1e-6, [])
     assert (spec.epochs, spec.batch_size) == (240, 512)
