@@ -47,6 +47,13 @@ class Lars:
             p.sub_(rate(p) * moment)
 
 
+def warm_cosine(peak: float, step: int, warmup: int, steps: int) -> float:
+    """Up along a line, then down to 0 along half a cosine."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
 def recipe_rate(step: int, steps: int, warmup: int, batch: int) -> float:
     """Up along a line, then down to a thousandth along half a cosine; to be multiplied by 0.2."""
     base = batch / 256

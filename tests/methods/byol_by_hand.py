@@ -14,10 +14,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.methods.barlow_twins_by_hand import Lars
-from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.barlow_twins_by_hand import Lars, warm_cosine
+from tests.methods.simclr_by_hand import Sample, by_image, crop, jitter, normalised
 
 
 def make_view(image: Tensor, draw: Sample, view: int, size: int) -> Tensor:
@@ -25,31 +23,28 @@ def make_view(image: Tensor, draw: Sample, view: int, size: int) -> Tensor:
     image = crop(image, draw, 0.08, 1.0, size, "bicubic")
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
+    return normalised(recoloured(image, draw, view))
+
+
+def recoloured(image: Tensor, draw: Sample, view: int) -> Tensor:
+    """Jitter, gray, blur and solarize, whose chances differ between the views."""
     if draw.uniform("jitter/0/hit") < 0.8:
         image = jitter(image, draw, (0.4, 0.4, 0.2, 0.1))
     if draw.uniform("gray/0/hit") < 0.2:
         image = kornia.color.rgb_to_grayscale(image[None]).repeat(1, 3, 1, 1)[0]
     if view == 0 or draw.uniform("blur/0/hit") < 0.1:
-        taps = 2 * (size // 20) + 1
+        taps = 2 * (image.shape[-1] // 20) + 1
         sigma = draw.uniform("blur/0/sigma", 0.1, 2.0).expand(1, 2)
         image = kornia.filters.gaussian_blur2d(image[None], (taps, taps), sigma)[0]
     if view == 1 and draw.uniform("solarize/0/hit") < 0.2:
         image = torch.where(image < 0.5, image, 1 - image)
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return image
 
 
 def make_views(images: Tensor, seed: int, node: str, size: int) -> list[Tensor]:
     """Both views of a batch."""
-    return [
-        torch.stack(
-            [
-                make_view(image, Sample(mix(seed, text_key(node), view, place)), view, size)
-                for place, image in enumerate(images)
-            ]
-        )
-        for view in range(2)
-    ]
+    made = by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, view, size), 2)
+    return [*made]
 
 
 def head(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -89,10 +84,7 @@ class Byol(nn.Module):
 
     def update(self, step: int) -> None:
         """A step of LARS; then the target follows."""
-        rate = self.peak * step / self.warmup
-        if step >= self.warmup:
-            done = (step - self.warmup) / (self.steps - self.warmup)
-            rate = self.peak * (1 + math.cos(math.pi * done)) / 2
+        rate = warm_cosine(self.peak, step, self.warmup, self.steps)
         self.descent.step(lambda p: rate)
         self.follow(step, self.steps)
 

@@ -6,13 +6,10 @@ The networks and the queue are those of MoCo v2; the head is one layer, the view
 from __future__ import annotations
 
 import kornia
-import torch
 from torch import Tensor, nn
 
 from tests.methods.moco_v2_by_hand import Moco
-from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.simclr_by_hand import Sample, by_image, crop, jitter, normalised
 
 
 def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
@@ -23,23 +20,12 @@ def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
     image = jitter(image, draw, (0.4, 0.4, 0.4, 0.4))
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return normalised(image)
 
 
 def make_views(images: Tensor, seed: int, node: str, size: int) -> Tensor:
     """Query and key views of a batch, 2 B C size size."""
-    return torch.stack(
-        [
-            torch.stack(
-                [
-                    make_view(image, Sample(mix(seed, text_key(node), view, place)), size)
-                    for place, image in enumerate(images)
-                ]
-            )
-            for view in range(2)
-        ]
-    )
+    return by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, size), 2)
 
 
 class MocoV1(Moco):

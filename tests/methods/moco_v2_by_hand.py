@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.simclr_by_hand import Sample, by_image, crop, jitter, mix, normalised, text_key
 
 
 def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
@@ -33,19 +31,12 @@ def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
         image = kornia.filters.gaussian_blur2d(image[None], (taps, taps), sigma)[0]
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return normalised(image)
 
 
 def make_views(images: Tensor, seed: int, node: str, size: int) -> Tensor:
     """Query and key views of a batch, 2 B C size size."""
-    views = [
-        make_view(image, Sample(mix(seed, text_key(node), view, place)), size)
-        for view in range(2)
-        for place, image in enumerate(images)
-    ]
-    made: Tensor = torch.stack(views).unflatten(0, (2, len(images)))
-    return made
+    return by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, size), 2)
 
 
 def shuffle(seed: int, node: str, call: int, count: int) -> list[int]:

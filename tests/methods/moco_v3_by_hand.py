@@ -18,39 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.barlow_twins_by_hand import warm_cosine
+from tests.methods.byol_by_hand import recoloured
+from tests.methods.simclr_by_hand import Sample, by_image, crop, normalised
 
 
 def make_view(image: Tensor, draw: Sample, view: int, size: int) -> Tensor:
     """One view of one image: crop, jitter, gray, blur, solarize, flip, normalise."""
     image = crop(image, draw, 0.08, 1.0, size, "bilinear")
-    if draw.uniform("jitter/0/hit") < 0.8:
-        image = jitter(image, draw, (0.4, 0.4, 0.2, 0.1))
-    if draw.uniform("gray/0/hit") < 0.2:
-        image = kornia.color.rgb_to_grayscale(image[None]).repeat(1, 3, 1, 1)[0]
-    if view == 0 or draw.uniform("blur/0/hit") < 0.1:
-        taps = 2 * (size // 20) + 1
-        sigma = draw.uniform("blur/0/sigma", 0.1, 2.0).expand(1, 2)
-        image = kornia.filters.gaussian_blur2d(image[None], (taps, taps), sigma)[0]
-    if view == 1 and draw.uniform("solarize/0/hit") < 0.2:
-        image = torch.where(image < 0.5, image, 1 - image)
+    image = recoloured(image, draw, view)
     if draw.uniform("flip/0/hit") < 0.5:
         image = kornia.geometry.transform.hflip(image[None])[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return normalised(image)
 
 
 def make_views(images: Tensor, seed: int, node: str, size: int) -> Tensor:
     """Both views of a batch, 2 B C size size."""
-    views = [
-        make_view(image, Sample(mix(seed, text_key(node), view, place)), view, size)
-        for view in range(2)
-        for place, image in enumerate(images)
-    ]
-    made: Tensor = torch.stack(views).unflatten(0, (2, len(images)))
-    return made
+    return by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, view, size), 2)
 
 
 def head(widths: Sequence[int], *, norm: bool) -> nn.Sequential:
@@ -96,11 +80,7 @@ class MocoV3(nn.Module):
     @torch.no_grad()
     def update(self, step: int) -> None:
         """An optimizer step, then the slow copy moves; its momentum is a float32 number."""
-        if step < self.warmup:
-            rate = self.peak * step / self.warmup
-        else:
-            done = (step - self.warmup) / (self.steps - self.warmup)
-            rate = self.peak * 0.5 * (1 + math.cos(math.pi * done))
+        rate = warm_cosine(self.peak, step, self.warmup, self.steps)
         self.descent.param_groups[0]["lr"] = rate
         self.descent.step()
         m = 1 - 0.5 * (1 + math.cos(math.pi * step / self.steps)) * (1 - 0.99)

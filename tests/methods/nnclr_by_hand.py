@@ -5,13 +5,11 @@ It follows the paper's algorithm 1, one row after the other; views are those of 
 
 from __future__ import annotations
 
-import math
-
 import timm
 import torch
 from torch import Tensor, nn
 
-from tests.methods.barlow_twins_by_hand import Lars
+from tests.methods.barlow_twins_by_hand import Lars, warm_cosine
 
 
 class Nnclr(nn.Module):
@@ -63,8 +61,5 @@ class Nnclr(nn.Module):
 
     def update(self, step: int) -> None:
         """A step of LARS."""
-        rate = self.peak * step / self.warmup
-        if step >= self.warmup:
-            done = (step - self.warmup) / (self.steps - self.warmup)
-            rate = self.peak * (1 + math.cos(math.pi * done)) / 2
+        rate = warm_cosine(self.peak, step, self.warmup, self.steps)
         self.descent.step(lambda p: rate)

@@ -151,15 +151,31 @@ def after_crop(image: Tensor, draw: Sample, setting: Mapping[str, Any]) -> Tenso
     return image
 
 
+def normalised(
+    image: Tensor,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+) -> Tensor:
+    """Each channel with a mean of 0 and a deviation of 1, over ImageNet unless said."""
+    return (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def by_image(
+    images: Tensor, seed: int, node: str, make: Callable[[Tensor, Sample, int], Tensor], views: int
+) -> Tensor:
+    """Views of each image, made one after the other from their own draws: views B C size size."""
+    made = [
+        make(image, Sample(mix(seed, text_key(node), view, place)), view)
+        for view in range(views)
+        for place, image in enumerate(images)
+    ]
+    return torch.stack(made).unflatten(0, (views, len(images)))  # type: ignore[no-any-return]
+
+
 def make_views(images: Tensor, seed: int, node: str, setting: Mapping[str, Any]) -> Tensor:
     """Two views of each image, [view 1 of all; view 2 of all]."""
-    return torch.stack(
-        [
-            make_view(image, Sample(mix(seed, text_key(node), view, place)), setting)
-            for view in range(2)
-            for place, image in enumerate(images)
-        ]
-    )
+    made = by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, setting), 2)
+    return made.flatten(0, 1)
 
 
 class SimCLR(nn.Module):

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.methods.simclr_by_hand import Sample, crop, jitter
+from tests.methods.simclr_by_hand import Sample, by_image, crop, jitter, normalised
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -25,8 +25,12 @@ def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
         image = jitter(image, draw, (0.4, 0.4, 0.4, 0.1))
     if draw.uniform("gray/0/hit") < 0.2:
         image = kornia.color.rgb_to_grayscale(image[None]).repeat(1, 3, 1, 1)[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return normalised(image, MEAN, STD)
+
+
+def make_views(images: Tensor, seed: int, node: str, size: int) -> Tensor:
+    """Both views of a batch, 2 B C size size."""
+    return by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, size), 2)
 
 
 class SupCon(nn.Module):

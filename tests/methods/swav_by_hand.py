@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.simclr_by_hand import PUBLISHED, Sample, after_crop, box, mix, text_key
+from tests.methods.simclr_by_hand import PUBLISHED, Sample, after_crop, box, by_image, normalised
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)  # 0.228, as in `multicropdataset.py`
 
@@ -26,21 +26,16 @@ def make_view(image: Tensor, draw: Sample, scale: tuple[float, float], size: int
     top, left, tall, wide = box(draw, *scale, *image.shape[1:])
     part = image[None, :, top : top + tall, left : left + wide]
     crop = functional.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (after_crop(crop, draw, PUBLISHED) - mean) / std
+    return normalised(after_crop(crop, draw, PUBLISHED), MEAN, STD)
 
 
 def make_crops(
     images: Tensor, seed: int, group: str, views: int, size: int, scale: tuple[float, float]
 ) -> Tensor:
     """Crops of one size, views B C size size."""
-    crops = [
-        make_view(image, Sample(mix(seed, text_key(group), view, place)), scale, size)
-        for view in range(views)
-        for place, image in enumerate(images)
-    ]
-    made: Tensor = torch.stack(crops).unflatten(0, (views, len(images)))
-    return made
+    return by_image(
+        images, seed, group, lambda i, draw, view: make_view(i, draw, scale, size), views
+    )
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ from sslgraph.method import Method
 from tests.methods import joint
 from tests.methods.joint import BATCH, RUN
 from tests.methods.nnclr_by_hand import Nnclr
-from tests.methods.simclr_by_hand import PUBLISHED, make_views
+from tests.methods.simclr_by_hand import PUBLISHED, make_views, normalised
 from tests.nodes.view_losses import A, B, double
 
 SEED = 11
@@ -53,8 +53,7 @@ def parts(hand: Nnclr) -> dict[str, Any]:
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
     views = make_views(images.float() / 255, SEED, "views", {**PUBLISHED, "size": 24})
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    joint.require_views(method, images, (views - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    joint.require_views(method, images, normalised(views))
 
 
 def test_four_steps_are_equal(method: Method, by_hand: Nnclr, images: Tensor) -> None:

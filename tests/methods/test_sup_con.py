@@ -12,8 +12,7 @@ import sslgraph
 from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
 from tests.methods import joint
-from tests.methods.simclr_by_hand import Sample, mix, text_key
-from tests.methods.sup_con_by_hand import SupCon, make_view
+from tests.methods.sup_con_by_hand import SupCon, make_views
 from tests.nodes.view_losses import A, B, double
 
 SEED, BATCH = 13, 6
@@ -43,12 +42,7 @@ def batch(images: Tensor, label: list[int] = LABEL) -> dict[str, Tensor]:
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    expected = [
-        make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 16)
-        for view in range(2)
-        for place, image in enumerate(images.float() / 255)
-    ]
-    joint.require_views(method, images, torch.stack(expected))
+    joint.require_views(method, images, make_views(images.float() / 255, SEED, "views", 16))
 
 
 def test_three_steps_are_equal(method: Method, images: Tensor) -> None:

@@ -13,8 +13,7 @@ from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
 from tests.methods import joint
 from tests.methods.joint import BATCH
-from tests.methods.simclr_by_hand import Sample, mix, text_key
-from tests.methods.w_mse_by_hand import WMse, make_view
+from tests.methods.w_mse_by_hand import WMse, make_views
 
 SEED = 12
 SMALL: dict[str, Any] = {
@@ -45,12 +44,7 @@ def both(changes: dict[str, Any], iterations: int = 1) -> tuple[Method, WMse, jo
 
 def test_views_are_those_of_the_documented_formula(images: Tensor) -> None:
     method = joint.in_float64("w_mse", SMALL, SEED)
-    expected = [
-        make_view(image, Sample(mix(SEED, text_key("views"), view, place)), 24)
-        for view in range(2)
-        for place, image in enumerate(images.float() / 255)
-    ]
-    joint.require_views(method, images, torch.stack(expected))
+    joint.require_views(method, images, make_views(images.float() / 255, SEED, "views", 24))
 
 
 @pytest.mark.parametrize(

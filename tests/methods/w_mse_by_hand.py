@@ -13,9 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.methods.simclr_by_hand import Sample, crop, jitter, mix, text_key
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tests.methods.simclr_by_hand import Sample, by_image, crop, jitter, mix, normalised, text_key
 
 
 def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
@@ -31,8 +29,12 @@ def make_view(image: Tensor, draw: Sample, size: int) -> Tensor:
         taps = 2 * (size // 20) + 1
         sigma = draw.uniform("blur/0/sigma", 0.1, 2.0).expand(1, 2)
         image = kornia.filters.gaussian_blur2d(image[None], (taps, taps), sigma)[0]
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (image - mean) / std
+    return normalised(image)
+
+
+def make_views(images: Tensor, seed: int, node: str, size: int) -> Tensor:
+    """Both views of a batch, 2 B C size size."""
+    return by_image(images, seed, node, lambda i, draw, view: make_view(i, draw, size), 2)
 
 
 def deal(seed: int, node: str, iteration: int, position: list[int]) -> list[int]:
