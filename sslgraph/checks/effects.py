@@ -115,7 +115,8 @@ def _unused_nodes(wiring: Wiring, needed: Live) -> Iterator[Problem]:
                 "W303",
                 f"{name} reaches neither a loss nor an output, so it is left out",
                 wiring.graph.document.span("nodes", name, key=True),
-                help="wire it on, name it in `outputs`, or drop it",
+                help=f"wire it on, name it in `outputs`, or drop it ({name}: null in a file that "
+                "extends this one)",
                 severity="warning",
             )
 
