@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import sslgraph
+from sslgraph.nodes.base import Context
+from sslgraph.registry import find
 from sslgraph.train.groups import parameter_groups
 from sslgraph.train.rates import Horizon, learning_rate
 from sslgraph.train_spec import TrainSpec
@@ -162,6 +164,23 @@ def with_other_pixels(views: Tensor, mask: Tensor, patch: int) -> Tensor:
     hidden = mask.view(*mask.shape[:2], 1, rows, -1)
     hidden = hidden.repeat_interleave(patch, 3).repeat_interleave(patch, 4)
     return torch.where(hidden, views.flip(3, 4), views)
+
+
+def require_block_masks(name: str, most: int, mean: float) -> None:
+    """See how many of 14 x 14 places the block masks of a shipped method hide.
+
+    Args:
+        name: The method.
+        most: The number at which no more blocks are drawn.
+        mean: Of thousands of masks of the published generator, which stops early at times.
+    """
+    settings: Any = sslgraph.load(name).nodes["mask"].settings
+    axes, context = {"H": 224, "W": 224}, Context("mask", 1)
+    node: Any = find("block_mask").module(axes=axes, context=context, **settings)
+    image = torch.zeros(1, 1, 1, 1, 1).expand(1, 2000, 1, 224, 224)
+    counts = node(image, torch.arange(2000)[None]).mask.sum(-1).double()
+    assert counts.max() == most
+    assert counts.mean().item() == pytest.approx(mean, abs=0.15)
 
 
 def require_recipe(

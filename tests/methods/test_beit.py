@@ -24,6 +24,7 @@ from tests.methods.masked import (
     adamw,
     batch,
     paired,
+    require_block_masks,
     require_blocks_of_beit,
     require_decay,
     require_equal_run,
@@ -194,6 +195,10 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
     require_recipe(spec, rates=rates, epochs=800, clip=3)
     names = (TABLE, "encoder.mask_token", "encoder.model.blocks.0.gamma_1")
     require_decay(method, spec, *names, without=("cls_token",))
+
+
+def test_masks_of_the_recipe() -> None:
+    require_block_masks("beit", 75, 74.50)
 
 
 def test_blocks_of_the_recipe() -> None:

@@ -19,6 +19,7 @@ from tests.methods.masked import (
     TABLE,
     batch,
     paired,
+    require_block_masks,
     require_blocks_of_beit,
     require_decay,
     require_first_weights_of_beit,
@@ -224,6 +225,11 @@ def test_sizes_of_the_recipe() -> None:
     assert sizes.shapes["target", "y"][0] == 1
     assert sizes.parameters["predictor"] == 768 * 768 + 768
     assert sizes.parameters["encoder"] == sizes.parameters["teacher"] == BEIT_BASE
+
+
+def test_masks_of_the_recipe() -> None:
+    """120 as in the released commands, where the paper has 118, which are 60 %."""
+    require_block_masks("data2vec", 120, 119.5)
 
 
 def test_blocks_of_the_recipe() -> None:

@@ -16,6 +16,7 @@ from tests.methods.masked import (
     batch,
     block_weights,
     paired,
+    require_block_masks,
     require_decay,
     require_equal_run,
     require_recipe,
@@ -139,6 +140,10 @@ def test_sizes_of_the_recipe() -> None:
     assert sizes.parameters["encoder"] == 12 * block_weights(768) + ends + 197 * 768
     mask: Any = sslgraph.load("maskfeat").nodes["mask"].settings
     assert (mask["patches"], mask["min_block"]) == (round(196 * 0.4), 78 // 5)
+
+
+def test_masks_of_the_recipe() -> None:
+    require_block_masks("maskfeat", 78, 77.56)
 
 
 def test_first_weights_of_the_head(method: Any) -> None:
