@@ -12,8 +12,6 @@ import sslgraph
 from sslgraph.method import Method
 from tests.methods import joint, twins
 from tests.methods.barlow_twins_by_hand import BarlowTwins
-from tests.methods.byol_by_hand import make_views
-from tests.methods.joint import RUN
 from tests.methods.twins import SMALL
 
 SEED = 7
@@ -27,15 +25,12 @@ def method() -> Method:
 @pytest.fixture
 def by_hand(method: Method) -> BarlowTwins:
     hand = BarlowTwins("test_resnet", joint.width_of(method), 24)
-    joint.share_weights(method, _parts(hand))
-    hand = hand.double().train()
-    hand.begin(RUN.total_steps, 2)
+    twins.make_ready(hand, method, _parts(hand))
     return hand
 
 
 def test_views_are_those_of_the_documented_formula(method: Method, images: Tensor) -> None:
-    views = torch.stack(make_views(images.float() / 255, SEED, "views", 24))
-    joint.require_views(method, images, views)
+    twins.require_views_of_byol(method, images, SEED)
 
 
 def test_four_steps_are_equal(method: Method, by_hand: BarlowTwins, images: Tensor) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 import sslgraph
 from sslgraph.checking import report
 from sslgraph.method import Method
-from sslgraph.train.rates import Horizon
-from tests.methods import joint
+from tests.methods import joint, mocos
 from tests.methods.moco_v1_by_hand import MocoV1, make_views, recipe_rate
 from tests.methods.moco_v2_by_hand import shuffle
 
@@ -137,25 +136,12 @@ def test_the_first_loss_is_that_of_random_rows(images: Tensor) -> None:
 
 
 def test_sizes_of_the_published_networks() -> None:
-    sizes = joint.sizes_of("moco_v1")
-    assert sizes.parameters["encoder"] == 23_508_032
-    assert sizes.parameters["projector"] == 262_272
-    assert sizes.parameters["key"] == 23_508_032 + 262_272
-    assert sizes.shapes["queue", "items"] == (1, 65536, 128)
+    mocos.require_published_sizes("moco_v1", 262_272)
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    """Of `main_moco.py`: a tenth from epochs 120 and 160 on, decay on every parameter."""
-    graph, epoch = sslgraph.load("moco_v1"), 5004
-    expected = {}
-    for number in (0, 119, 120, 159, 160, 199):
-        for step in (number * epoch, number * epoch + epoch - 1):
-            expected[step] = recipe_rate(number)
-    joint.require_rates(graph, Horizon(200 * epoch, epoch), expected)
-    spec = graph.train
-    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
-    assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)
-    assert graph.nodes["key"].settings["momentum"] == 0.999
+    """A tenth from epoch 120 on, a hundredth from epoch 160 on."""
+    mocos.require_published_recipe("moco_v1", recipe_rate)
 
 
 def _close(a: Tensor, b: Tensor | None) -> bool:

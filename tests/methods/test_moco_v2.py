@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 import sslgraph
 from sslgraph.canonical import canonical
-from sslgraph.train.rates import Horizon
-from tests.methods import joint
+from tests.methods import joint, mocos
 from tests.methods.moco_v2_by_hand import Moco, make_views, shuffle
 
 SEED, BATCH = 4, 12
@@ -181,25 +180,14 @@ def test_the_first_loss_is_that_of_random_rows(training: bool, images: Tensor) -
 
 
 def test_sizes_of_the_published_networks() -> None:
-    sizes = joint.sizes_of("moco_v2")
-    assert sizes.parameters["encoder"] == 23_508_032
-    assert sizes.parameters["projector"] == 4_458_624
-    assert sizes.parameters["key"] == 23_508_032 + 4_458_624
-    assert sizes.shapes["queue", "items"] == (1, 65536, 128)
+    mocos.require_published_sizes("moco_v2", 4_458_624)
 
 
 def test_the_learning_rate_of_the_recipe() -> None:
-    """Of `main_moco.py` with `--cos`: one value an epoch, decay on every parameter."""
-    graph, epoch = sslgraph.load("moco_v2"), 5004
-    expected: dict[int, float] = {}
-    for number in (0, 50, 100, 199):
-        rate = 0.03 * 0.5 * (1 + math.cos(math.pi * number / 200))
-        expected |= {number * epoch: rate, number * epoch + epoch - 1: rate}
-    joint.require_rates(graph, Horizon(200 * epoch, epoch), expected)
-    spec = graph.train
-    assert (spec.optimizer, spec.weight_decay, spec.no_decay) == ("sgd", 1e-4, [])
-    assert (spec.momentum, spec.epochs, spec.batch_size) == (0.9, 200, 256)
-    assert graph.nodes["key"].settings["momentum"] == 0.999
+    """With `--cos`: half a cosine down to 0, one value an epoch."""
+    mocos.require_published_recipe(
+        "moco_v2", lambda epoch: 0.03 * 0.5 * (1 + math.cos(math.pi * epoch / 200))
+    )
 
 
 def test_the_method_fits_on_a_screen() -> None:

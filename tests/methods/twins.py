@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 import sslgraph
+from sslgraph.method import Method
 from sslgraph.train.rates import Horizon
 from sslgraph.train.step import Updater
+from tests.methods import joint
 from tests.methods.barlow_twins_by_hand import recipe_rate
-from tests.methods.joint import BATCH, require_bare_vectors, require_rates, sizes_of, updater_of
+from tests.methods.byol_by_hand import make_views
+from tests.methods.joint import BATCH, require_bare_vectors, require_rates
 
 SMALL: dict[str, Any] = {
     "vars.arch": "test_resnet",
@@ -20,6 +27,19 @@ SMALL: dict[str, Any] = {
 }
 EPOCH = 625  # steps of an epoch of ImageNet with batches of 2048
 RUN = Horizon(1000 * EPOCH, EPOCH)
+
+
+def make_ready(hand: Any, method: Method, parts: Mapping[str, nn.Module]) -> None:
+    """Give a small method by hand the weights of a graph, and the run of the tests."""
+    joint.share_weights(method, parts)
+    hand.double().train()
+    hand.begin(joint.RUN.total_steps, 2)
+
+
+def require_views_of_byol(method: Method, images: Tensor, seed: int) -> None:
+    """See that both views are made as BYOL's are."""
+    views = torch.stack(make_views(images.float() / 255, seed, "views", 24))
+    joint.require_views(method, images, views)
 
 
 def require_published_recipe(name: str) -> Updater:
@@ -39,14 +59,14 @@ def require_published_recipe(name: str) -> Updater:
     spec = graph.train
     assert (spec.optimizer, spec.form, spec.batch_size) == ("lars", "post", 2048)
     assert (spec.epochs, spec.weight_decay) == (1000, 1e-6)
-    updater = updater_of(sslgraph.compile(graph), 0, RUN)
+    updater = joint.updater_of(sslgraph.compile(graph), 0, RUN)
     require_bare_vectors(updater)
     return updater
 
 
 def require_published_sizes(name: str, head: str, expected: int) -> None:
     """See that a ResNet-50 and the head on its 2048 features have as many numbers as published."""
-    parameters = sizes_of(name).parameters
+    parameters = joint.sizes_of(name).parameters
     assert parameters["encoder"] == 23_508_032
     assert parameters[head] == expected
     assert parameters["loss"] == 0

@@ -13,16 +13,8 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
-from tests.nodes.view_losses import (
-    TWICE,
-    A,
-    B,
-    H,
-    double,
-    require_no_waiting,
-    require_one_process,
-    require_single_precision,
-)
+from tests.nodes import view_losses
+from tests.nodes.view_losses import TWICE, A, B, H, double
 
 Array = NDArray[np.float64]
 
@@ -137,11 +129,11 @@ def test_equal_embeddings_are_at_chance() -> None:
 
 def test_two_processes_are_one(on_ranks: OnRanks, z: Tensor) -> None:
     """A sum without gradient gives half of it (issue 8 of the published code)."""
-    require_one_process(on_ranks, partial(loss_of, weight=0.1), z)
+    view_losses.require_one_process(on_ranks, partial(loss_of, weight=0.1), z)
 
 
 def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tensor) -> None:
-    require_no_waiting(on_ranks, "barlow_twins", z)
+    view_losses.require_no_waiting(on_ranks, "barlow_twins", z)
     assert torch.isfinite(make_node("barlow_twins").eval()(z[:1]))  # one clean view
 
 
@@ -153,4 +145,4 @@ def test_one_view_is_refused(z: Tensor) -> None:
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:
-    require_single_precision("barlow_twins")
+    view_losses.require_single_precision("barlow_twins")

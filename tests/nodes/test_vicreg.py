@@ -12,16 +12,8 @@ from torch import Tensor
 
 from sslgraph.nodes.base import make_node
 from tests.conftest import OnRanks
-from tests.nodes.view_losses import (
-    TWICE,
-    A,
-    B,
-    H,
-    double,
-    require_no_waiting,
-    require_one_process,
-    require_single_precision,
-)
+from tests.nodes import view_losses
+from tests.nodes.view_losses import TWICE, A, B, H, double
 
 Array = NDArray[np.float64]
 
@@ -157,11 +149,11 @@ def test_equal_embeddings_are_at_chance() -> None:
 
 def test_two_processes_are_one(on_ranks: OnRanks, z: Tensor) -> None:
     """Variances and covariances are those of the whole batch, divided by its size less one."""
-    require_one_process(on_ranks, loss_of, z)
+    view_losses.require_one_process(on_ranks, loss_of, z)
 
 
 def test_evaluation_does_not_wait_for_other_processes(on_ranks: OnRanks, z: Tensor) -> None:
-    require_no_waiting(on_ranks, "vicreg", z)
+    view_losses.require_no_waiting(on_ranks, "vicreg", z)
     assert torch.isfinite(make_node("vicreg").eval()(z[:1]))  # one clean view
 
 
@@ -173,4 +165,4 @@ def test_too_little_is_refused(z: Tensor) -> None:
 
 
 def test_autocast_leaves_the_loss_in_single_precision() -> None:
-    require_single_precision("vicreg")
+    view_losses.require_single_precision("vicreg")
