@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import sslgraph
 from sslgraph.checking import check
 from tools.mutants import Mutant
-from tools.mutate import Trajectory, of_method, published, summary
+from tools.mutate import Trajectory, checked, codes_of, of_method, published, summary
 from tools.state_mutants import early
 
 RULES = (("train", "none"), ("encoder", "view"))
@@ -97,6 +99,16 @@ def test_a_write_that_comes_first_is_seen_by_the_read() -> None:
 
 def test_lines_wait_for_what_is_read_late() -> None:
     assert early([('x = n["a"]()', None)], "b") == [('x = n["a"]()', None)]
+
+
+def test_a_hybrid_in_one_file_is_caught_by_nothing_but_the_change(tmp_path: Path) -> None:
+    """Its preset deletes what its parent's preset says, of which nothing is left there."""
+    file, codes = tmp_path / "byol_masked.yaml", codes_of("byol_masked")
+    said = []
+    for text in ("loss.reduce = mean", "loss.prediction: predictor -> target"):
+        file.write_text(yaml.safe_dump(found("byol_masked")[text].tree), encoding="utf-8")
+        said.append(checked(file, codes).partition(" ")[0])
+    assert said == ["", "W303"]
 
 
 def test_a_rule_that_only_the_small_preset_s_norms_follow_changes_no_published_layer() -> None:

@@ -101,8 +101,23 @@ class Sound:
 
 @functools.cache
 def _sound(name: str) -> Sound:
-    codes = tuple(problem.code for problem in _problems(name))
-    return Sound(codes, _trajectory(name, batch_of(name)))
+    return Sound(codes_of(name), _trajectory(name, batch_of(name)))
+
+
+def codes_of(name: str) -> tuple[str, ...]:
+    """The codes of what is said of a method in one file, as its mutants are.
+
+    What deletes a setting of a parent deletes nothing there, and no mutant is caught by that.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = _written(_tree(name), Path(folder) / f"{name}.yaml")
+        return tuple(problem.code for problem in _problems(source))
+
+
+def _tree(name: str) -> Tree:
+    """A method's file, parents merged."""
+    tree: Tree = yaml.safe_load(sslgraph.load(name).document.text)
+    return tree
 
 
 @functools.cache
@@ -118,11 +133,10 @@ def small(source: str | Path, batch: int) -> sslgraph.Graph:
 
 def of_method(name: str) -> list[Mutant]:
     """Every mutant of a shipped method."""
-    tree = yaml.safe_load(sslgraph.load(name).document.text)
     found = report(small(name, batch_of(name)))
     if found.plan is None or found.sizes is None:
         raise SystemExit(f"{name} does not check")
-    return list(mutants(tree, found.plan, found.sizes.shapes))
+    return list(mutants(_tree(name), found.plan, found.sizes.shapes))
 
 
 def judge(name: str, place: int) -> dict[str, str]:
@@ -146,7 +160,7 @@ def _written(tree: Tree, path: Path) -> Path:
 
 
 def _verdict(name: str, source: str | Path, sound: Sound) -> tuple[str, str]:
-    said = _check(source, sound.codes)
+    said = checked(source, sound.codes)
     if said:
         return "check", said
     try:
@@ -166,7 +180,7 @@ def _verdict(name: str, source: str | Path, sound: Sound) -> tuple[str, str]:
     return "", ""
 
 
-def _check(source: str | Path, codes: Sequence[str]) -> str:
+def checked(source: str | Path, codes: Sequence[str]) -> str:
     """The first problem of the mutant that the method does not have."""
     known = Counter(codes)
     for problem in _problems(source):
