@@ -9,11 +9,13 @@ main_ibot.py and the README (bytedance/ibot). EsViT: main_esvit.py and the READM
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
 import sslgraph
 from sslgraph.check_sizes import Sizes, measure
@@ -21,6 +23,7 @@ from sslgraph.plan import make_plan
 from sslgraph.schedules import Schedule
 from sslgraph.spec import Graph
 from sslgraph.train.rates import Horizon, learning_rate, number_at
+from tests.methods.distilled import RUN, batch_of
 
 
 @cache
@@ -103,47 +106,35 @@ def dino_operations(blur: tuple[float, float]) -> list[dict[str, Any]]:
 
 
 DINO_OPERATIONS = dino_operations((1.0, 0.1))
-Crops = dict[str, tuple[int, int, list[float]]]
+Crops = dict[str, tuple[int, int, list[float], str]]
+
+
+def large_and_small(views: int, size: int, share: float) -> Crops:
+    """Two large crops from at least that share of an image, and small ones from at most it."""
+    return {
+        "global": (2, 224, [share, 1], "bicubic"),
+        "local": (views, size, [0.05, share], "bicubic"),
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "crops", "bicubic", "operations"),
+    ("name", "crops", "operations"),
     [
+        ("dino", large_and_small(8, 96, 0.4), DINO_OPERATIONS),
+        ("ibot", large_and_small(10, 96, 0.25), DINO_OPERATIONS),
+        ("esvit", large_and_small(8, 96, 0.4), DINO_OPERATIONS),
+        # released with 1 - p in the place of p for the blur of large crops
+        ("dinov2", large_and_small(8, 98, 0.32), dino_operations((1 - 1.0, 1 - 0.1))),
         (
-            "dino",
-            {"global": (2, 224, [0.4, 1]), "local": (8, 96, [0.05, 0.4])},
-            True,
-            DINO_OPERATIONS,
-        ),
-        (
-            "ibot",
-            {"global": (2, 224, [0.25, 1]), "local": (10, 96, [0.05, 0.25])},
-            True,
-            DINO_OPERATIONS,
-        ),
-        (
-            "esvit",
-            {"global": (2, 224, [0.4, 1]), "local": (8, 96, [0.05, 0.4])},
-            True,
-            DINO_OPERATIONS,
-        ),
-        (
-            "dinov2",  # the released chances of blur are 1 less those that were meant
-            {"global": (2, 224, [0.32, 1]), "local": (8, 98, [0.05, 0.32])},
-            True,
-            dino_operations((1 - 1.0, 1 - 0.1)),
-        ),
-        (
-            "msn",  # colours of strength 0.5
+            "msn",
             {
-                "target": (1, 224, [0.3, 1]),
-                "anchor": (1, 224, [0.3, 1]),
-                "focal": (10, 96, [0.05, 0.3]),
+                "target": (1, 224, [0.3, 1], "bilinear"),
+                "anchor": (1, 224, [0.3, 1], "bilinear"),
+                "focal": (10, 96, [0.05, 0.3], "bilinear"),
             },
-            False,
             [
                 {"flip": 0.5},
-                {"jitter": [0.8 * 0.5, 0.8 * 0.5, 0.8 * 0.5, 0.2 * 0.5], "p": 0.8},
+                {"jitter": [0.4, 0.4, 0.4, 0.1], "p": 0.8},  # 0.8, 0.8, 0.8, 0.2 x strength 0.5
                 {"gray": 0.2},
                 {"blur": [0.1, 2.0], "p": 0.5},
                 {"normalize": "imagenet"},
@@ -151,12 +142,14 @@ Crops = dict[str, tuple[int, int, list[float]]]
         ),
     ],
 )
-def test_crops(name: str, crops: Crops, bicubic: bool, operations: list[dict[str, Any]]) -> None:
+def test_crops(name: str, crops: Crops, operations: list[dict[str, Any]]) -> None:
     settings = shipped(name).nodes["crops"].settings
-    found: Any = settings["crops"]
-    for one in found.values():
-        assert one.get("interpolation", "bilinear") == ("bicubic" if bicubic else "bilinear")
-    assert {n: (one["views"], one["size"], one["scale"]) for n, one in found.items()} == crops
+    groups: Any = settings["crops"]
+    found = {
+        group: (one["views"], one["size"], one["scale"], one.get("interpolation", "bilinear"))
+        for group, one in groups.items()
+    }
+    assert found == crops
     assert settings["ops"] == operations
 
 
@@ -275,6 +268,40 @@ def test_temperatures_of_dinov2(node: str) -> None:
     values = [number_at(schedule, step, run) for step in (0, 18_750, 37_499, 37_500, 624_999)]
     assert values == pytest.approx([0.04, 0.0550004, 0.07, 0.07, 0.07], abs=0.03 / 37_500)
     assert values[3:] == [0.07, 0.07]
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "expected"),
+    [
+        ("dino", ["prototypes"], {"loss": 1}),
+        ("ibot", ["prototypes", "patches"], {"classes": 1, "hidden": 1}),
+        ("esvit", ["scores", "regions", "local_regions"], {"views": 1, "near": 2, "far": 4}),
+        ("msn", ["prototypes"], {"loss": 1, "spread": 0}),
+        ("dinov2", ["scores", "patch_scores"], {"dino": 1, "ibot": 1}),
+    ],
+)
+def test_an_even_prediction_costs_ln_k(
+    name: str, student: list[str], expected: dict[str, float]
+) -> None:
+    """The loss of uniform collapse, whatever the targets: 11.09 for 65536 prototypes.
+
+    In a patch loss crops without a mask count as zero, so it has that times the share of the
+    others; of EsViT's regions there are sums over 2 and 4 pairs.
+    """
+    method = sslgraph.compile(sslgraph.load(name, preset="tiny"))
+    method.clock.set(total_steps=RUN.total_steps, steps_per_epoch=RUN.steps_per_epoch)
+    batch = batch_of(6, 40)
+    made = method.run({}, student, batch)
+    even = {node: torch.zeros_like(logits) for node, logits in made.items()}
+    found = method.run(even, list(expected), batch)
+    ln_k = math.log(made[student[0]].shape[-1])
+    for loss, times in expected.items():
+        level = times * ln_k
+        if loss in ("hidden", "ibot"):
+            masks = method.run({}, ["masks"], batch)["masks"]
+            level *= masks.any(-1).double().mean().item()
+            assert 0 < level < ln_k
+        assert found[loss].item() == pytest.approx(level, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(
