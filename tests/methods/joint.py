@@ -139,6 +139,22 @@ def require_bare_vectors(updater: Updater) -> None:
     assert kinds == {(True, True, True), (False, False, False)}
 
 
+def require_lars_of_4096_images(name: str, form: str, peak: float, decay: float) -> None:
+    """See that a recipe is 1000 epochs of ImageNet with batches of 4096 and LARS.
+
+    Ten epochs of warm-up; half a cosine over the rest of the run, from the peak down to 0.
+    """
+    graph = sslgraph.load(name, set={"vars.arch": "test_resnet"})
+    run = Horizon.of(graph.train, 1281167)
+    assert run == Horizon(1000 * 312, 312)
+    expected = {0: 0, 5: peak / 2, 10: peak, 505: peak / 2, 1000: 0}
+    require_rates(graph, run, {epoch * 312: rate for epoch, rate in expected.items()})
+    spec = graph.train
+    assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", form, decay)
+    assert (spec.momentum, spec.trust_coefficient) == (0.9, 1e-3)
+    require_bare_vectors(updater_of(sslgraph.compile(graph), 0))
+
+
 def updater_of(method: Method, seed: int, run: Horizon = RUN) -> Updater:
     """What does the steps of a run."""
     spec, nodes = method.graph.train, method.graph.nodes

@@ -103,6 +103,11 @@ def test_momentum_of_the_recipe() -> None:
         assert math.isclose(hand.schedule.value(step, 1000, 10), value, abs_tol=5e-8)
 
 
+def test_the_recipe() -> None:
+    """Of 1000 epochs in the released `configs/byol.py`."""
+    joint.require_lars_of_4096_images("byol", "post", 3.2, 1.5e-6)
+
+
 def test_the_method_fits_on_a_screen() -> None:
     shown = sslgraph.load("byol").document.text.split("\npresets:")[0].splitlines()
     assert len(shown) <= 40

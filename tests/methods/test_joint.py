@@ -1,4 +1,4 @@
-"""What several joint-embedding methods have in common, in one table each."""
+"""What all joint-embedding methods have to say, in one table."""
 
 from __future__ import annotations
 
@@ -9,31 +9,6 @@ import torch
 
 import sslgraph
 from sslgraph.nodes.base import make_node
-from sslgraph.train.rates import Horizon
-from tests.methods.joint import require_bare_vectors, require_rates, updater_of
-
-
-@pytest.mark.parametrize(
-    ("name", "form", "peak", "decay"),
-    [
-        ("simclr", "pre", 4.8, 1e-6),  # appendix B.1; lars_optimizer.py and model_util.py
-        ("byol", "post", 3.2, 1.5e-6),  # configs/byol.py for 1000 epochs
-        ("nnclr", "post", 4.8, 1e-6),  # section 4.1; no code was released
-    ],
-)
-def test_1000_epochs_of_4096_images_with_lars(
-    name: str, form: str, peak: float, decay: float
-) -> None:
-    """Ten epochs of warm-up; half a cosine over the rest of the run, from the peak down to 0."""
-    graph = sslgraph.load(name, set={"vars.arch": "test_resnet"})
-    run = Horizon.of(graph.train, 1281167)
-    assert run == Horizon(1000 * 312, 312)
-    expected = {0: 0, 5: peak / 2, 10: peak, 505: peak / 2, 1000: 0}
-    require_rates(graph, run, {epoch * 312: rate for epoch, rate in expected.items()})
-    spec = graph.train
-    assert (spec.optimizer, spec.form, spec.weight_decay) == ("lars", form, decay)
-    assert (spec.momentum, spec.trust_coefficient) == (0.9, 1e-3)
-    require_bare_vectors(updater_of(sslgraph.compile(graph), 0))
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,8 @@ def test_sizes_of_the_published_heads() -> None:
     assert sizes.parameters["projector"] == 8_921_600
     assert sizes.parameters["predictor"] == 2_109_696
     assert sizes.shapes["queue", "items"] == (1, 98304, 256)
+
+
+def test_the_recipe() -> None:
+    """Section 4.1 of the paper; no code was released."""
+    joint.require_lars_of_4096_images("nnclr", "post", 4.8, 1e-6)

@@ -77,6 +77,11 @@ def test_sizes_of_the_published_heads(hidden: list[int], expected: int) -> None:
     assert parameters["projector"] == expected
 
 
+def test_the_recipe() -> None:
+    """Appendix B.1 of the paper; `lars_optimizer.py` and `model_util.py`."""
+    joint.require_lars_of_4096_images("simclr", "pre", 4.8, 1e-6)
+
+
 @pytest.mark.parametrize(("batch", "rate"), [(4096, 4.8), (1024, 2.4), (256, 1.2)])
 def test_the_rate_by_the_root_of_the_batch(batch: int, rate: float) -> None:
     """The paper's appendix B.1: 0.075 times the root of the batch, not of the batch / 256."""
