@@ -101,7 +101,7 @@ class Trainer:
         self.teacher.requires_grad_(requires_grad=False)
         self.groups = list(_groups(student))
         self.optimizer = torch.optim.AdamW(self.groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
-        self.terms: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def forward(self, large: Tensor, small: Tensor, masks: Tensor, temperature: float) -> Tensor:
         """The loss of a batch.
@@ -133,7 +133,7 @@ class Trainer:
         ibot = (cross_entropy(patch_targets, logits) * weights).sum() / (views * batch)
         koleo = sum(apart(crop) for crop in tokens.chunk(views))
         assert isinstance(koleo, Tensor)
-        self.terms = {"dino": dino.item(), "ibot": ibot.item(), "koleo": koleo.item()}
+        self.terms = {"dino": dino, "ibot": ibot, "koleo": koleo}
         return dino + ibot + 0.1 * koleo
 
     def backward(self, loss: Tensor) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from tests.methods.dino_by_hand import Numbers
 from tests.methods.simclr_by_hand import mix, text_key
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
+Net = TypeVar("Net", bound=nn.Module)
 
 HIDDEN, DIM, COUNT = 32, 16, 24
 """Widths and prototypes of small heads."""
@@ -152,3 +153,57 @@ def require_equal_gradients(pairs: Pairs, longer: float = 0.0) -> int:
 def same_parameters(ours: nn.Module, theirs: nn.Module) -> Pairs:
     """The parameters of two modules side by side."""
     return zip(ours.parameters(), theirs.parameters(), strict=True)
+
+
+def beside(nodes: Any, hand: Any) -> Pairs:
+    """Each parameter of encoder, projector and prototypes beside its own of DINO's by hand."""
+    last, weight = nodes["prototypes"], hand.last.parametrizations.weight
+    yield from same_parameters(nodes["encoder"].model, hand.backbone)
+    yield from same_parameters(nodes["projector"].layers, hand.mlp)
+    yield from ((last.g, weight.original0), (last.v, weight.original1))
+
+
+def begun_alike(
+    make: Callable[[float], Net], pairs: Callable[[Any, Any], Pairs], nodes: Any
+) -> tuple[Net, Net]:
+    """Student and teacher by hand, with stochastic depth and without; the student's weights."""
+    student, teacher = (make(rate).double() for rate in (0.1, 0.0))
+    for ours, theirs in pairs(nodes, student):
+        theirs.data.copy_(ours.data)
+    return student, teacher
+
+
+def require_equal_step(
+    updater: Updater,
+    batch: dict[str, Tensor],
+    step: int,
+    losses: Mapping[str, Tensor],
+    pairs: Callable[[], Pairs],
+    update: Callable[[], None],
+    slow: Callable[[], Pairs],
+    *,
+    longer: float = 0.0,
+) -> int:
+    """See that a step of a run does to a method what was done by hand.
+
+    Args:
+        updater: What does the steps of the run.
+        batch: The images.
+        step: The number of the step.
+        losses: Values by hand of terms, and of the whole under the name "".
+        pairs: Gives the student's parameters beside those by hand, whose gradients are there.
+        update: Does the rest of the step by hand.
+        slow: Gives the parameters of the slow copies.
+        longer: See below.
+
+    Returns:
+        How many gradients have a norm above `longer`.
+    """
+    done = updater.begin([batch], step)
+    require_equal((done.terms[name] if name else done.loss, one) for name, one in losses.items())
+    found = require_equal_gradients(pairs(), longer)
+    update()
+    assert updater.finish(done) == ""
+    require_equal(pairs())
+    require_equal(slow())
+    return found

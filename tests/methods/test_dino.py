@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,16 +19,16 @@ from tests.methods.distilled import (
     HIDDEN,
     RATE,
     RUN,
-    Pairs,
     batch_of,
+    begun_alike,
+    beside,
     cosines,
     exact,
     in_float64,
     numbers_at,
     positions_in_float64,
     require_equal,
-    require_equal_gradients,
-    same_parameters,
+    require_equal_step,
     seed_drop_path,
     updater_of,
     waves,
@@ -59,30 +60,10 @@ def batch() -> dict[str, Tensor]:
 
 @pytest.fixture
 def by_hand(method: Method) -> Trainer:
-    student, teacher = (
-        Network("test_vit", HIDDEN, DIM, COUNT, drop).double() for drop in (0.1, 0.0)
-    )
-    for ours, theirs in of_student(method, student):
-        theirs.data.copy_(ours.data)
-    return Trainer(student, teacher, CLIP)
+    def make(drop: float) -> Network:
+        return Network("test_vit", HIDDEN, DIM, COUNT, drop)
 
-
-def of_student(method: Method, hand: Network) -> Pairs:
-    """Each parameter of the student beside its own by hand."""
-    return _pairs(method.nodes, hand)
-
-
-def of_teacher(method: Method, hand: Network) -> Pairs:
-    members: Any = method.nodes["teacher"].members
-    return _pairs(members, hand)
-
-
-def _pairs(nodes: Any, hand: Network) -> Pairs:
-    encoder, projector, last = (nodes[n] for n in ("encoder", "projector", "prototypes"))
-    weight = hand.last.parametrizations.weight
-    yield from same_parameters(encoder.model, hand.backbone)
-    yield from same_parameters(projector.layers, hand.mlp)
-    yield from ((last.g, weight.original0), (last.v, weight.original1))
+    return Trainer(*begun_alike(make, beside, method.nodes), CLIP)
 
 
 def test_crops_are_those_of_the_documented_formula(
@@ -105,8 +86,8 @@ def test_three_steps_are_equal(
     """Loss, gradients, weights, teacher and center; prototypes frozen for the first epoch."""
     positions_in_float64(monkeypatch)
     updater = updater_of(method, SEED, RUN)
-    nodes: list[Any] = [method.nodes["center"], method.nodes["prototypes"]]
-    center, last = nodes
+    nodes: Any = method.nodes
+    last = nodes["prototypes"]
     before = last.v.detach().clone()
     clipped = 0
     for step in range(3):
@@ -115,14 +96,17 @@ def test_three_steps_are_equal(
         seed_drop_path(SEED, step)
         loss = by_hand.forward(views["crops.global"], views["crops.local"], numbers.temperature)
         by_hand.backward(loss, numbers.frozen)
-        done = updater.begin([batch], step)
-        require_equal([(done.loss, loss)])
-        clipped += require_equal_gradients(of_student(method, by_hand.student), CLIP)
-        by_hand.update(numbers)
-        assert updater.finish(done) == ""
-        require_equal(of_student(method, by_hand.student))
-        require_equal(of_teacher(method, by_hand.teacher))
-        require_equal([(center.center[0], by_hand.center)])
+        clipped += require_equal_step(
+            updater,
+            batch,
+            step,
+            {"": loss},
+            pairs=lambda: beside(nodes, by_hand.student),
+            update=partial(by_hand.update, numbers),
+            slow=lambda: beside(nodes["teacher"].members, by_hand.teacher),
+            longer=CLIP,
+        )
+        require_equal([(nodes["center"].center[0], by_hand.center)])
         assert torch.equal(last.v, before) == numbers.frozen
     assert clipped > 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from tests.methods.distilled import (
     numbers_at,
     positions_in_float64,
     require_equal,
-    require_equal_gradients,
+    require_equal_step,
     same_parameters,
     updater_of,
     waves,
@@ -70,12 +71,13 @@ def batch() -> dict[str, Tensor]:
 @pytest.fixture
 def by_hand(method: Method) -> Trainer:
     student = Network("vit_tiny_patch16_224", {**ARGS, "init_values": 0.5}, SIZES).double()
-    for ours, theirs in _pairs(method.nodes, student):
+    for ours, theirs in both_heads(method.nodes, student):
         theirs.data.copy_(ours.data)
     return Trainer(student, CLIP)
 
 
-def _pairs(nodes: Any, hand: Network) -> Pairs:
+def both_heads(nodes: Any, hand: Network) -> Pairs:
+    """Each parameter beside its own by hand."""
     encoder: Any = nodes["encoder"]
     yield from same_parameters(encoder.model, hand.backbone)
     yield encoder.mask_token, hand.mask_token
@@ -86,12 +88,6 @@ def _pairs(nodes: Any, hand: Network) -> Pairs:
         yield from same_parameters(nodes[head].layers, theirs.mlp)
         weight = theirs.last.parametrizations.weight
         yield from ((nodes[last].g, weight.original0), (nodes[last].v, weight.original1))
-
-
-def teacher_of(method: Method) -> dict[str, Any]:
-    slow: Any = method.nodes["teacher"]
-    patch: Any = method.nodes["patch_teacher"]
-    return {**dict(slow.members.items()), **dict(patch.members.items())}
 
 
 def test_three_steps_are_equal(
@@ -105,9 +101,10 @@ def test_three_steps_are_equal(
     The last layers stand still for the first epoch, while their moments gather.
     """
     positions_in_float64(monkeypatch)
-    nodes: list[Any] = [method.nodes["patch_scores"], method.nodes["encoder"]]
-    last, encoder = nodes
-    assert not encoder.mask_token.any()  # as in the released code
+    nodes: Any = method.nodes
+    slow = {**dict(nodes["teacher"].members), **dict(nodes["patch_teacher"].members)}
+    last = nodes["patch_scores"]
+    assert not nodes["encoder"].mask_token.any()  # as in the released code
     before = last.v.detach().clone()
     updater = updater_of(method, SEED, RUN)
     for step in range(3):
@@ -119,15 +116,16 @@ def test_three_steps_are_equal(
         assert not masks.flatten(0, 1).any(1).all()  # some crops stay whole
         loss = by_hand.forward(large, small, masks, numbers.temperature)
         by_hand.backward(loss)
-        done = updater.begin([batch], step)
-        require_equal([(done.loss, loss)])
-        for name, value in by_hand.terms.items():
-            assert float(done.terms[name]) == pytest.approx(value, rel=1e-6)
-        assert require_equal_gradients(_pairs(method.nodes, by_hand.student)) > 40
-        by_hand.update(numbers)
-        assert updater.finish(done) == ""
-        require_equal(_pairs(method.nodes, by_hand.student))
-        require_equal(_pairs(teacher_of(method), by_hand.teacher))
+        found = require_equal_step(
+            updater,
+            batch,
+            step,
+            {"": loss, **by_hand.terms},
+            pairs=lambda: both_heads(nodes, by_hand.student),
+            update=partial(by_hand.update, numbers),
+            slow=lambda: both_heads(slow, by_hand.teacher),
+        )
+        assert found > 40
         assert torch.equal(last.v, before) == numbers.frozen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from tests.methods.distilled import (
     in_float64,
     numbers_at,
     require_equal,
-    require_equal_gradients,
+    require_equal_step,
     same_parameters,
     updater_of,
     waves,
@@ -61,22 +62,13 @@ def by_hand(method: Method) -> Trainer:
     encoder: Any = method.nodes["encoder"]
     backbone = copy.deepcopy(encoder.model)
     student = Network(backbone, backbone.num_features, HIDDEN, DIM, COUNT).double()
-    for ours, theirs in of_student(method, student):
+    for ours, theirs in both_heads(method.nodes, student):
         theirs.data.copy_(ours.data)
     return Trainer(student, copy.deepcopy(student), CLIP)
 
 
-def of_student(method: Method, hand: Any) -> Pairs:
-    """Each parameter of the student beside its own by hand."""
-    yield from _pairs({**dict(method.nodes.items())}, hand)
-
-
-def of_teacher(method: Method, hand: Any) -> Pairs:
-    slow: list[Any] = [method.nodes["teacher"], method.nodes["seen"]]
-    yield from _pairs({**dict(slow[0].members), **dict(slow[1].members)}, hand)
-
-
-def _pairs(nodes: Any, hand: Any) -> Pairs:
+def both_heads(nodes: Any, hand: Any) -> Pairs:
+    """Each parameter beside its own by hand."""
     yield from same_parameters(nodes["encoder"].model, hand.backbone)
     for head, last, mlp, normed in (
         ("head", "scores", hand.mlp, hand.last),
@@ -90,21 +82,26 @@ def _pairs(nodes: Any, hand: Any) -> Pairs:
 def test_three_steps_are_equal(method: Method, by_hand: Trainer, batch: dict[str, Tensor]) -> None:
     """Loss, gradients, weights, both slow copies and both centers, in float64."""
     updater = updater_of(method, SEED, RUN)
-    centers: list[Any] = [method.nodes["center"], method.nodes["region_center"]]
+    nodes: Any = method.nodes
+    slow = {**dict(nodes["teacher"].members), **dict(nodes["seen"].members)}
     for step in range(3):
         numbers = numbers_at(step)
         made = method.run({}, ["crops.global", "crops.local"], batch)
         loss = by_hand.forward(made["crops.global"], made["crops.local"], numbers.temperature)
         by_hand.backward(loss, numbers.frozen)
-        done = updater.begin([batch], step)
-        require_equal([(done.loss, loss)])
-        assert require_equal_gradients(of_student(method, by_hand.student), CLIP) > 3
-        by_hand.update(numbers)
-        assert updater.finish(done) == ""
-        require_equal(of_student(method, by_hand.student))
-        require_equal(of_teacher(method, by_hand.teacher))
-        hands = (by_hand.center, by_hand.region_center)
-        require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
+        long = require_equal_step(
+            updater,
+            batch,
+            step,
+            {"": loss},
+            pairs=lambda: both_heads(nodes, by_hand.student),
+            update=partial(by_hand.update, numbers),
+            slow=lambda: both_heads(slow, by_hand.teacher),
+            longer=CLIP,
+        )
+        assert long > 3
+        centers = (nodes["center"].center[0], nodes["region_center"].center[0])
+        require_equal(zip(centers, (by_hand.center, by_hand.region_center), strict=True))
 
 
 def of_views(rows: Tensor, counts: tuple[int, ...]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,13 +21,15 @@ from tests.methods.distilled import (
     RUN,
     Pairs,
     batch_of,
+    begun_alike,
+    beside,
     cosines,
     exact,
     in_float64,
     numbers_at,
     positions_in_float64,
     require_equal,
-    require_equal_gradients,
+    require_equal_step,
     same_parameters,
     seed_drop_path,
     updater_of,
@@ -58,31 +61,16 @@ def batch() -> dict[str, Tensor]:
 
 @pytest.fixture
 def by_hand(method: Method) -> Trainer:
-    student, teacher = (
-        Network("test_vit", HIDDEN, DIM, COUNT, drop).double() for drop in (0.1, 0.0)
-    )
-    for ours, theirs in of_student(method, student):
-        theirs.data.copy_(ours.data)
-    return Trainer(student, teacher, CLIP)
+    def make(drop: float) -> Network:
+        return Network("test_vit", HIDDEN, DIM, COUNT, drop)
+
+    return Trainer(*begun_alike(make, with_token, method.nodes), CLIP)
 
 
-def of_student(method: Method, hand: Network) -> Pairs:
-    """Each parameter of the student beside its own by hand."""
-    return _pairs(method.nodes, hand)
-
-
-def of_teacher(method: Method, hand: Network) -> Pairs:
-    members: Any = method.nodes["teacher"].members
-    return _pairs(members, hand)
-
-
-def _pairs(nodes: Any, hand: Network) -> Pairs:
-    encoder, projector, last = (nodes[n] for n in ("encoder", "projector", "prototypes"))
-    weight = hand.last.parametrizations.weight
-    yield from same_parameters(encoder.model, hand.backbone)
-    yield from same_parameters(projector.layers, hand.mlp)
-    yield from ((last.g, weight.original0), (last.v, weight.original1))
-    yield encoder.mask_token, hand.hidden
+def with_token(nodes: Any, hand: Network) -> Pairs:
+    """Each parameter beside its own by hand."""
+    yield from beside(nodes, hand)
+    yield nodes["encoder"].mask_token, hand.hidden
 
 
 def test_three_steps_are_equal(
@@ -92,9 +80,9 @@ def test_three_steps_are_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Losses, gradients, weights, teacher and both centers, in float64; some images unmasked."""
-    encoder: Any = method.nodes["encoder"]
-    assert not encoder.mask_token.any()  # as in the released code
     positions_in_float64(monkeypatch)
+    nodes: Any = method.nodes
+    assert not nodes["encoder"].mask_token.any()  # as in the released code
     updater = updater_of(method, SEED, RUN)
     for step in range(3):
         made = method.run({}, ["crops.global", "crops.local", "masks"], batch)
@@ -105,17 +93,19 @@ def test_three_steps_are_equal(
         seed_drop_path(SEED, step)
         classes, hidden = by_hand.losses(large, small, masks, temperatures)
         by_hand.backward(classes + hidden, numbers.frozen)
-        done = updater.begin([batch], step)
-        require_equal([(done.terms["classes"], classes), (done.terms["hidden"], hidden)])
-        long = require_equal_gradients(of_student(method, by_hand.student), CLIP)
+        long = require_equal_step(
+            updater,
+            batch,
+            step,
+            {"classes": classes, "hidden": hidden},
+            pairs=lambda: with_token(nodes, by_hand.student),
+            update=partial(by_hand.update, numbers),
+            slow=lambda: with_token(nodes["teacher"].members, by_hand.teacher),
+            longer=CLIP,
+        )
         assert long > 3
-        by_hand.update(numbers)
-        assert updater.finish(done) == ""
-        require_equal(of_student(method, by_hand.student))
-        require_equal(of_teacher(method, by_hand.teacher))
-        centers: list[Any] = [method.nodes["center"], method.nodes["patch_center"]]
-        hands = (by_hand.center, by_hand.patch_center)
-        require_equal((node.center[0], hand) for node, hand in zip(centers, hands, strict=True))
+        centers = (nodes["center"].center[0], nodes["patch_center"].center[0])
+        require_equal(zip(centers, (by_hand.center, by_hand.patch_center), strict=True))
 
 
 def test_a_comparison_across_views_is_seen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.methods.distilled import (
     in_float64,
     positions_in_float64,
     require_equal,
-    require_equal_gradients,
+    require_equal_step,
     same_parameters,
     updater_of,
     waves,
@@ -95,13 +96,15 @@ def test_three_steps_are_equal(
         loss, spread = by_hand.forward(target, anchor, focal, kept)
         by_hand.optimizer.zero_grad()
         torch.autograd.backward(loss + spread)
-        done = updater.begin([batch], step)
-        require_equal([(done.terms["loss"], loss), (done.terms["spread"], spread)])
-        require_equal_gradients(of_student(method, by_hand))
-        by_hand.update(_numbers(step))
-        assert updater.finish(done) == ""
-        require_equal(of_student(method, by_hand))
-        require_equal(of_networks(slow, by_hand.teacher))
+        require_equal_step(
+            updater,
+            batch,
+            step,
+            {"loss": loss, "spread": spread},
+            pairs=lambda: of_student(method, by_hand),
+            update=partial(by_hand.update, _numbers(step)),
+            slow=lambda: of_networks(slow, by_hand.teacher),
+        )
     for ours, theirs in ((method.nodes, by_hand.student), (slow, by_hand.teacher)):
         head: Any = ours["projector"]
         buffers = zip(head.layers.buffers(), theirs.head.buffers(), strict=True)
