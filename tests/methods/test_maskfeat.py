@@ -167,7 +167,7 @@ def test_learning_rate_and_decay_of_the_recipe(method: Any) -> None:
 
 
 def test_nothing_is_dropped(method: Any) -> None:
-    """Neither stochastic depth nor scales of layers: two passes have one result."""
+    """The blocks are plain: neither stochastic depth nor scales of their parts."""
     blocks = method.nodes["encoder"].model.blocks
     assert all(isinstance(block.drop_path1, nn.Identity) for block in blocks)
     assert all(isinstance(block.ls1, nn.Identity) for block in blocks)
