@@ -222,6 +222,22 @@ def test_an_epoch_of_dinov2_is_1250_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        ("dino", "tensor"),
+        ("ibot", "tensor"),
+        ("esvit", "tensor"),
+        ("msn", [["encoder", "projector"]]),  # its prototypes are no part of the model
+        ("dinov2", [["encoder"], ["head", "scores"], ["patch_head", "patch_scores"]]),
+    ],
+)
+def test_gradients_are_at_most_3_long(name: str, scope: str | list[list[str]]) -> None:
+    clip = shipped(name).train.clip
+    assert clip is not None
+    assert (clip.norm, clip.scope) == (3, scope)
+
+
+@pytest.mark.parametrize(
     ("name", "nodes", "how"),
     [
         ("dino", ["prototypes"], "no_grad"),

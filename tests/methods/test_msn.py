@@ -164,6 +164,7 @@ def test_schedules_have_the_golden_values() -> None:
     steps = 800 * 1251
     train = sslgraph.load("msn").train
     run = Horizon(total_steps=steps, steps_per_epoch=1251)
+    assert (train.epochs, train.batch_size) == (800, 1024)
     rates = [learning_rate(train.lr, 1024, step, run) for step in (1, 15 * 1251, steps)]
     assert rates[0] == pytest.approx(2.0004e-4, rel=1e-4)
     assert rates[1] == pytest.approx(1e-3, rel=1e-6)

@@ -32,7 +32,7 @@ def by_formula(x: np.ndarray[Any, Any]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("rows", "value"),
+    ("rows", "value"),  # dinov2/loss/koleo_loss.py
     [
         ([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], -math.log(math.sqrt(2))),
         (waves(4, 3)[0].tolist(), 1.314588611),
@@ -40,7 +40,7 @@ def by_formula(x: np.ndarray[Any, Any]) -> float:
         ([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 11.5773),
     ],
 )
-def test_values_of_the_recipe(rows: list[list[float]], value: float) -> None:
+def test_golden_numbers_of_dinov2(rows: list[list[float]], value: float) -> None:
     x = torch.tensor([rows], dtype=torch.float64)
     assert sslgraph.node("koleo")(x=x).item() == pytest.approx(value, abs=1e-4)
     assert sslgraph.node("koleo")(x=x).item() == pytest.approx(by_formula(x[0].numpy()), rel=1e-9)
