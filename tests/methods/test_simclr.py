@@ -95,3 +95,12 @@ def test_no_process_has_statistics_of_its_own() -> None:
     graph = sslgraph.load("simclr")
     for name in ("encoder", "projector"):
         assert graph.nodes[name].settings["batch_norm"] == {"per": "none", "ranks": "all"}
+
+
+def test_first_weights_of_the_head() -> None:
+    """`linear_layer` in `model_util.py` draws them normal, of standard deviation 0.01."""
+    fresh = sslgraph.compile(sslgraph.load("simclr", set={**SMALL, "vars.hidden": 512}), seed=SEED)
+    weights = [p for p in fresh.nodes["projector"].parameters() if p.ndim == 2]
+    assert len(weights) == 2
+    for weight in weights:
+        assert weight.std().item() == pytest.approx(0.01, rel=0.03)
