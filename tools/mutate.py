@@ -85,6 +85,9 @@ class Trajectory(list[tuple[float, ...]]):
             for ours, theirs, rtol in zip(self, other, self._tolerances(), strict=True)
         )
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # a list has one of its own, which knows of no tolerance
+
     def _tolerances(self) -> Iterator[float]:
         yield from (LATER if step else FIRST for step in range(len(self)))
 
