@@ -129,6 +129,6 @@ def test_runs_are_compared_within_rounding() -> None:
     run = Trajectory([(1.0, 2.0), (3.0,)])
     close = Trajectory([(1.0 + 1e-7, 2.0), (3.0,)])
     assert run == close
-    assert not run != close
+    assert (run != close) is False
     assert run != Trajectory([(1.0 + 1e-3, 2.0), (3.0,)])
     assert run != Trajectory([(1.0,), (3.0,)])
