@@ -43,6 +43,14 @@ def test_every_method_was_drawn_measured_and_proved(tool: Any) -> None:
             assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
 
 
+def test_every_method_has_goldens_and_its_mutants_were_judged(tool: Any) -> None:
+    """Hybrids too."""
+    mutants = tool.read(tool.MUTANTS)
+    for name in shipped_methods():
+        assert len(tool.checks_of(name)) > 1, name
+        assert len(mutants[name]["mutants"]) > 1, name
+
+
 def test_mutants_are_caught(tool: Any) -> None:
     """At least 95 of 100 of those that change something, and 60 without the methods' goldens."""
     judged = [m["by"] for r in tool.read(tool.MUTANTS).values() for m in r["mutants"]]
