@@ -360,4 +360,13 @@ def _undeclared(step: Step, result: Any, axes: Mapping[str, int]) -> Problem | N
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + " ".join("B" if size == META_BATCH else str(size) for size in shape) + "]"
+    return f"[{' '.join(spelled(shape))}]"
+
+
+def spelled(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A measured shape for people, with B for the batch, which stands first or behind the views."""
+    batch = 1 if META_BATCH in shape[1:2] else 0
+    return tuple(
+        "B" if place == batch and size == META_BATCH else str(size)
+        for place, size in enumerate(shape)
+    )

@@ -67,10 +67,7 @@ def reported(found: Report) -> Picture:
         raise GraphError(tuple(found.problems))
     if found.sizes is None:
         return picture(found.plan)
-    from sslgraph.check_sizes import META_BATCH
+    from sslgraph.check_sizes import spelled
 
-    shapes = {
-        port: tuple("B" if size == META_BATCH else str(size) for size in shape)
-        for port, shape in found.sizes.shapes.items()
-    }
+    shapes = {port: spelled(shape) for port, shape in found.sizes.shapes.items()}
     return picture(found.plan, shapes, found.sizes.parameters)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sslgraph.check_sizes import META_BATCH, spelled
 from sslgraph.checking import check, report
 from sslgraph.errors import Problem
 from sslgraph.loading import load
@@ -117,6 +118,14 @@ def test_a_fault_is_not_repeated_downstream() -> None:
     nodes["after"] = {"use": "toy_scale", "in": "odd"}
     nodes["loss"] = {"use": "nt_xent", "in": "after"}
     assert [p.code for p in problems(nodes)] == ["E401"]
+
+
+def test_the_batch_stands_first_or_behind_the_views() -> None:
+    """Eleven views or tokens are not another batch, though the meta run has eleven images."""
+    assert spelled((META_BATCH, META_BATCH, META_BATCH, 8)) == ("11", "B", "11", "8")
+    assert spelled((META_BATCH, 3, META_BATCH)) == ("B", "3", "11")
+    assert spelled((1, 65536, 256)) == ("1", "65536", "256")
+    assert spelled(()) == ()
 
 
 def test_sizes_of_a_method() -> None:

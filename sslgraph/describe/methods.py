@@ -86,10 +86,9 @@ def _shape(found: Report, plan: Plan, port: Port) -> str:
     shape = found.sizes.shapes.get(port) if found.sizes else None
     if found.sizes is None or shape is None:
         return kind
-    from sslgraph.check_sizes import META_BATCH  # loads torch, which measuring has done already
+    from sslgraph.check_sizes import spelled  # loads torch, which measuring has done already
 
-    sizes = " ".join("B" if size == META_BATCH else str(size) for size in shape)
-    return f"{kind}[{sizes}]" if shape else kind
+    return f"{kind}[{' '.join(spelled(shape))}]" if shape else kind
 
 
 def tree(plan: Plan) -> list[str]:
