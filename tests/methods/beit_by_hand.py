@@ -15,13 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.masked_by_hand import (
-    antialiased_crop,
-    normalized,
-    patches_normalized,
-    samples,
-)
-from tests.methods.simclr_by_hand import box, jitter
+from tests.methods.masked_by_hand import normalized, patches_normalized, samples
+from tests.methods.simclr_by_hand import box, crop, jitter
 
 
 def make_views(images: Tensor, seed: int, size: int, tokens: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +26,7 @@ def make_views(images: Tensor, seed: int, size: int, tokens: int) -> tuple[Tenso
         whole = jitter(image, draw, (0.4, 0.4, 0.4, 0.0))
         if draw.uniform("flip/0/hit") < 0.5:
             whole = whole.flip(-1)
-        first.append(normalized(antialiased_crop(whole, draw, 0.08, size)))
+        first.append(normalized(crop(whole, draw, 0.08, 1.0, size, "bicubic")))
         top, left, height, width = box(draw, 0.08, 1.0, *whole.shape[1:])
         part = whole[:, top : top + height, left : left + width]
         planes = [

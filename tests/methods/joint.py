@@ -18,6 +18,7 @@ from sslgraph.train.groups import parameter_groups
 from sslgraph.train.optimizers import build_optimizer
 from sslgraph.train.rates import Horizon, learning_rate
 from sslgraph.train.step import Updater
+from tests.methods.simclr_by_hand import ROUNDING
 
 Pairs = Sequence[tuple[nn.Module, nn.Module]]
 
@@ -111,7 +112,7 @@ def views_of(method: Method, images: Tensor) -> Tensor:
 def require_views(method: Method, images: Tensor, expected: Tensor) -> None:
     """See that views are those by hand, V B C H W or all views of the batch in one row."""
     made = views_of(method, images)
-    torch.testing.assert_close(made, expected.to(made.dtype).view_as(made), rtol=0, atol=1e-6)
+    torch.testing.assert_close(made, expected.to(made.dtype).view_as(made), rtol=0, atol=ROUNDING)
 
 
 def sizes_of(name: str, **how: Any) -> Sizes:

@@ -100,7 +100,8 @@ def step_both(
     for name, (ours, theirs) in pairs.items():
         assert ours.grad is not None, name
         assert theirs.grad is not None, name
-        assert torch.allclose(ours.grad, shaped(name, theirs.grad), rtol=1e-7, atol=1e-10), name
+        # 1e-9 of gradients up to 0.1: SimMIM's code by hand divides by its sum plus 1e-5
+        assert torch.allclose(ours.grad, shaped(name, theirs.grad), rtol=1e-7, atol=1e-9), name
     for descent in descents:
         descent.step()
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tests.methods.simclr_by_hand import Sample, box, crop, mix, text_key
+from tests.methods.simclr_by_hand import Sample, crop, mix, text_key
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, as torchvision has them."""
@@ -41,13 +40,6 @@ def make_views(
         flipped = flip and draw.uniform("flip/0/hit") < 0.5
         made.append(view.flip(-1) if flipped else view)
     return normalized(torch.stack(made))
-
-
-def antialiased_crop(image: Tensor, draw: Sample, smallest: float, size: int) -> Tensor:
-    """A part of one image, bicubic over all the pixels that a smaller view has to leave out."""
-    top, left, height, width = box(draw, smallest, 1.0, *image.shape[1:])
-    part = image[None, :, top : top + height, left : left + width]
-    return functional.interpolate(part, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def patches(images: Tensor, side: int) -> Tensor:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.masked_by_hand import antialiased_crop, normalized, samples
+from tests.methods.masked_by_hand import normalized, samples
+from tests.methods.simclr_by_hand import crop
 
 
 def make_views(images: Tensor, seed: int, size: int) -> Tensor:
     """A view of each image: a crop of at least half of it, flip, normalise; no colours."""
     made = []
     for image, draw in zip(images, samples(len(images), seed, "view"), strict=True):
-        view = antialiased_crop(image, draw, 0.5, size)
+        view = crop(image, draw, 0.5, 1.0, size, "bicubic")
         made.append(view.flip(-1) if draw.uniform("flip/0/hit") < 0.5 else view)
     return normalized(torch.stack(made))
 

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.methods.simclr_by_hand import PUBLISHED, Sample, after_crop, box, by_image, normalised
+from tests.methods.simclr_by_hand import PUBLISHED, Sample, after_crop, by_image, crop, normalised
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)  # 0.228, as in `multicropdataset.py`
 
 
 def make_view(image: Tensor, draw: Sample, scale: tuple[float, float], size: int) -> Tensor:
     """One crop of one image, resampled as PIL's bilinear does: wider where it shrinks."""
-    top, left, tall, wide = box(draw, *scale, *image.shape[1:])
-    part = image[None, :, top : top + tall, left : left + wide]
-    crop = functional.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-    return normalised(after_crop(crop, draw, PUBLISHED), MEAN, STD)
+    part = crop(image, draw, *scale, size, "bilinear")
+    return normalised(after_crop(part, draw, PUBLISHED), MEAN, STD)
 
 
 def make_crops(
@@ -142,13 +140,14 @@ class Trainer:
             self.queue = torch.zeros(2, self.size, rows.shape[1], dtype=rows.dtype)
         crops = len(large) + len(small)
         total = torch.zeros((), dtype=rows.dtype)
-        for crop in range(2):
-            mine = slice(batch * crop, batch * (crop + 1))
+        for group in range(2):
+            mine = slice(batch * group, batch * (group + 1))
             with torch.no_grad():
-                codes = sinkhorn(self._with_queue(scores[mine].detach(), rows[mine], crop))[-batch:]
+                known = self._with_queue(scores[mine].detach(), rows[mine], group)
+                codes = sinkhorn(known)[-batch:]
             subloss = torch.zeros((), dtype=rows.dtype)
             for other in range(crops):
-                if other != crop:
+                if other != group:
                     logits = scores[batch * other : batch * (other + 1)] / 0.1
                     log_p = functional.log_softmax(logits, dim=1)
                     subloss = subloss - torch.mean(torch.sum(codes * log_p, dim=1))

@@ -27,6 +27,7 @@ from tests.methods.masked import (
     with_other_pixels,
 )
 from tests.methods.masked_by_hand import make_views
+from tests.methods.simclr_by_hand import ROUNDING
 
 SEED, STEPS, BATCH, SIDE = 4, 50, 5, 8
 SMALL = {
@@ -98,7 +99,7 @@ def places(mask: Tensor) -> list[int]:
 
 def test_views_and_masks_are_those_of_the_documented_formula(compiled: Any, images: Tensor) -> None:
     made = compiled.run({}, ["view"], batch(images))
-    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=ROUNDING)
     sizes = set()
     for step in range(6):
         made = compiled.run({}, ["blocks.context", "blocks.targets"], batch(images, step))

@@ -24,6 +24,7 @@ from tests.methods.masked import (
     with_other_pixels,
 )
 from tests.methods.masked_by_hand import make_views
+from tests.methods.simclr_by_hand import ROUNDING
 
 SEED = 4
 SMALL = {
@@ -65,7 +66,7 @@ def by_hand(method: Any) -> Mae:
 
 def test_views_and_masks_are_those_of_the_documented_formula(method: Any, images: Tensor) -> None:
     made = method.run({}, ["view", "mask"], batch(images))
-    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=ROUNDING)
     visible = orders(6, SEED, 16)[:, :4].sort(1).values
     for row, places in zip(made["mask"][0], visible, strict=True):
         assert (~row).nonzero().flatten().tolist() == places.tolist()

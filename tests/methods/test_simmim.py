@@ -25,6 +25,7 @@ from tests.methods.masked import (
     with_other_pixels,
 )
 from tests.methods.masked_by_hand import make_views
+from tests.methods.simclr_by_hand import ROUNDING
 from tests.methods.simmim_by_hand import Simmim, loss_of, make_masks, rows_of_decoder
 
 SEED = 4
@@ -77,7 +78,7 @@ def test_views_and_masks_are_those_of_the_documented_formula(
 ) -> None:
     method, _ = graph_and_hand(preset)
     made = method.run({}, ["view", "mask", "target"], batch(images))
-    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=1e-6)
+    assert torch.allclose(made["view"][0], views_of(images), rtol=0, atol=ROUNDING)
     masks = make_masks(6, SEED, 2, 0.6).bool()
     assert masks.sum((1, 2)).tolist() == [3] * 6
     fine = masks.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1)

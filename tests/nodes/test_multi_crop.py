@@ -140,7 +140,7 @@ def test_a_group_of_another_keeps_the_order_of_a_common_list(images: Tensor) -> 
     ops = [
         {"jitter": [0.4, 0.4, 0.4, 0.0]},
         {"flip": 0.5},
-        {"crop": [0.3, 1.0], "antialias": True},
+        {"crop": [0.3, 1.0]},
         {"normalize": {"model": "half", "tokens": plain}},
     ]
     found = made(images, crops=crops, ops=ops)

@@ -38,7 +38,7 @@ def test_values_arrive() -> None:
         "value": (0.08, 1.0),
         "ratio": (0.75, 1.333),
         "interpolation": "bicubic",
-        "antialias": False,
+        "antialias": True,
         "tries": 1,
     }
     assert flip.at(1).probability == 0.5

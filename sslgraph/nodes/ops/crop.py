@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -46,7 +48,7 @@ class Crop(Op, name="crop", kornia="geometry.transform.remap"):
         "bilinear", description="how pixels are interpolated; lanczos with antialias only"
     )
     antialias: bool = Field(
-        False,
+        True,
         strict=True,
         validate_default=True,
         description="average over the pixels that a smaller view leaves out",
@@ -84,8 +86,8 @@ def see_resampling(interpolation: CropInterpolation | None, *, antialias: bool) 
     if interpolation == "lanczos" and not antialias:
         raise fault(
             "'interpolation: lanczos' averages over the pixels that a smaller view leaves out",
-            expected="'antialias: true' beside it",
-            help="add 'antialias: true', or take bicubic",
+            expected="'antialias: true', the default",
+            help="delete 'antialias: false', or take bicubic",
         )
 
 
@@ -159,30 +161,58 @@ def sample_places(start: Tensor, length: Tensor, whole: int, size: int) -> Tenso
 def antialiased_crop(image: Tensor, box: Tensor, size: int, interpolation: str) -> Tensor:
     """As `crop_and_resize`, with the filter widened where the view has fewer pixels than the box.
 
-    kornia has no antialiased resampling with a box per image. A box and a separable filter are
-    linear maps of rows and of columns, so this is two matrix products: rows @ image @ columns.
+    kornia has no antialiased resampling with a box per image. The filter is separable: the rows of
+    the view are weighted sums of the image's rows, its columns of what that gives.
     """
-    rows, columns = (
-        filter_weights(
-            box[:, axis], box[:, axis + 2], image.shape[2 + axis], size, interpolation
-        ).to(image.dtype)
-        for axis in (0, 1)
-    )
-    return (rows[:, None] @ image @ columns[:, None].transpose(-1, -2)).clamp_(0, 1)
+    batch, channels, height, width = image.shape
+    tops, lefts, heights, widths = box.unbind(1)
+    rows = filter_taps(tops, heights, height, size, interpolation)
+    x = weighted_sums(image.transpose(1, 2), rows).view(batch, size, channels, width)
+    columns = filter_taps(lefts, widths, width, size, interpolation)
+    x = weighted_sums(x.transpose(1, 3), columns).view(batch, size, channels, size)
+    return x.permute(0, 2, 3, 1).contiguous().clamp_(0, 1)
 
 
-def filter_weights(
-    start: Tensor, length: Tensor, whole: int, size: int, interpolation: str
-) -> Tensor:
-    """Weights (n x size x whole) of the source in each target pixel; rows sum to one."""
-    scale = (length / size)[:, None, None]
+Taps = list[tuple[Tensor, Tensor]]
+"""Of a filter, one after the other: the places it takes, n x size, and their weights."""
+
+
+def filter_taps(start: Tensor, length: Tensor, whole: int, size: int, interpolation: str) -> Taps:
+    """What each target pixel takes from the source; the weights of all taps sum to one.
+
+    As many for every box: those of the widest filter that an image of this size can need. Computed
+    in float64, as PIL does.
+    """
+    kernel, radius = _KERNELS[interpolation]
+    scale = length.double()[:, None] / size
     widened = scale.clamp(min=1)
-    target = (torch.arange(size, device=start.device) + 0.5)[:, None] * scale
-    source = torch.arange(whole, device=start.device) + 0.5 - start[:, None, None]
-    inside = (source > 0) & (source < length[:, None, None])
-    distance = ((source - target) / widened).abs()
-    weight = _KERNELS[interpolation](distance) * inside
-    return weight / weight.sum(-1, keepdim=True)
+    target = (torch.arange(size, device=start.device) + 0.5) * scale
+    first = (target - radius * widened + 0.5).floor().long()
+    places, weights = [], []
+    for tap in range(math.ceil(2 * radius * max(1, whole / size))):
+        place = first + tap
+        inside = (place >= 0) & (place < length[:, None])
+        weights.append(kernel(((place + 0.5 - target) / widened).abs()) * inside)
+        places.append((start[:, None] + place).clamp(0, whole - 1))
+    total = functools.reduce(torch.add, weights)
+    return [(place, weight / total) for place, weight in zip(places, weights, strict=True)]
+
+
+def weighted_sums(lines: Tensor, taps: Taps) -> Tensor:
+    """Sums of lines of each image, n x whole x ... -> (n size) x line.
+
+    One tap after the other, by products and sums that are rounded alike wherever a number lies in
+    memory. A matrix product would sum in an order that depends on the batch, and an image's view
+    with it.
+    """
+    batch, whole = lines.shape[:2]
+    flat = lines.reshape(batch * whole, -1)
+    begin = torch.arange(batch, device=lines.device)[:, None] * whole
+    parts = (
+        flat.index_select(0, (place + begin).flatten()).mul_(weight.to(flat.dtype).view(-1, 1))
+        for place, weight in taps
+    )
+    return functools.reduce(Tensor.add_, parts)
 
 
 def triangle(distance: Tensor) -> Tensor:
@@ -204,4 +234,9 @@ def lanczos(distance: Tensor, lobes: int = 3) -> Tensor:
     return torch.where(distance < lobes, weight, torch.zeros_like(weight))
 
 
-_KERNELS = {"bilinear": triangle, "bicubic": cubic, "lanczos": lanczos}
+_KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "bilinear": (triangle, 1),
+    "bicubic": (cubic, 2),
+    "lanczos": (lanczos, 3),
+}
+"""Weights by distance, and the distance from which they are 0."""
