@@ -148,6 +148,15 @@ def test_the_contrast_of_equal_and_of_told_apart_keys(method: Method) -> None:
         assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_queue_begins_with_random_directions(method: Method) -> None:
+    """As in MoCo's `builder.py`, `normalize(randn(dim, K))`: negatives of the first batches."""
+    begun: Any = method.nodes["queue"]
+    rows = begun.rows[0]
+    assert rows.norm(dim=-1).tolist() == pytest.approx([1.0] * ROWS, rel=1e-6)
+    cosines = (rows @ rows.T).fill_diagonal_(0).abs()
+    assert 0 < cosines.max() < 0.999
+
+
 def test_sizes_of_the_graph() -> None:
     """The queue holds vectors of 256; DINO's nodes and no others have weights."""
     sizes = sizes_of("moco_dino")
