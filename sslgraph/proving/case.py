@@ -20,7 +20,6 @@ from timm.layers.drop import DropPath
 from timm.layers.patch_dropout import PatchDropout
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from sslgraph.check_sizes import META_BATCH, Sizes
 from sslgraph.checking import Report, report
@@ -35,6 +34,7 @@ from sslgraph.proving.given import EPOCH, Given, fed, make_given
 from sslgraph.proving.pool import OnRanks
 from sslgraph.proving.result import ProofError
 from sslgraph.proving.smaller import remedies
+from sslgraph.proving.work import Work
 from sslgraph.spec import Graph
 
 STEPS = 100 * EPOCH
@@ -221,10 +221,10 @@ def _built(graph: Graph) -> tuple[Graph, Report, float]:
     for batch in _batches(graph):
         run = graph.train.model_copy(update={"batch_size": batch, "accumulate": 1})
         small = replace(graph, train=run)
-        with FlopCounterMode(display=False) as counter:
+        with Work() as work:
             found = report(small)
         if not errors_of(found.problems):
-            return small, found, counter.get_total_flops() * batch / META_BATCH
+            return small, found, work.flops * batch / META_BATCH
     raise GraphError(tuple(errors_of(found.problems)))
 
 
