@@ -19,7 +19,9 @@ class Work(TorchDispatchMode):
         flops: What was counted so far.
     """
 
-    flops: int = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's has no annotations
+        self.flops = 0
 
     def __torch_dispatch__(
         self,
