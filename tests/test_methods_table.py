@@ -31,16 +31,15 @@ def test_the_table_is_what_the_tool_writes(tool: Any) -> None:
 
 
 def test_every_method_was_drawn_measured_and_proved(tool: Any) -> None:
-    """Over three seeds; hybrids are drawn and proved."""
+    """Over three seeds; hybrids too."""
     results, proofs = tool.read(tool.RESULTS), tool.read(tool.PROOFS)
     for name in shipped_methods():
         assert tool.picture_of(name).is_file(), name
         assert proofs[name]["failed"] == {}, name
         assert set(proofs[name]["passed"]) >= {"trained_gradients", "evaluation", "walked"}, name
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", proofs[name]["date"])
-        if tool.place_of(name).parent == Path():
-            assert set(results[name]["seeds"]) >= {"0", "1", "2"}, name
-            assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
+        assert set(results[name]["seeds"]) >= {"0", "1", "2"}, name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", results[name]["date"])
 
 
 def test_every_method_has_goldens_and_its_mutants_were_judged(tool: Any) -> None:
@@ -55,22 +54,17 @@ def test_mutants_are_caught(tool: Any) -> None:
     """At least 95 of 100 of those that change something, and 60 without the methods' goldens."""
     judged = [m["by"] for r in tool.read(tool.MUTANTS).values() for m in r["mutants"]]
     real = [by for by in judged if by != "equivalent"]
-    assert len(real) > 200
+    assert len(real) > 600
     assert sum(bool(by) for by in real) / len(real) >= 0.95
     assert sum(by in ("check", "prove") for by in real) / len(real) >= 0.6
 
 
 def test_what_lost_its_guard_is_warned_of_and_collapses(tool: Any) -> None:
-    """Two do not within the steps of the run, and the table says so."""
     found = tool.read(tool.COLLAPSE)
     assert set(found) >= {"byol", "simsiam", "dino", "barlow_twins", "vicreg", "swav"}
-    assert all(case["warned"] for case in found.values())
-    assert {name for name, case in found.items() if case["fell"]} >= {
-        "byol",
-        "simsiam",
-        "vicreg",
-        "swav",
-    }
+    for name, case in found.items():
+        assert case["warned"], name
+        assert case["fell"], name
 
 
 def test_a_method_that_learned_nothing_is_said_to(tool: Any) -> None:

@@ -193,7 +193,7 @@ def text(results: Mapping[str, Any]) -> str:
     rows = [row(name, sslgraph.load(name), results.get(name)) for name in shipped_methods()]
     below = [name for name in shipped_methods() if name in results and not is_above(results[name])]
     reasons = [f"- **{sslgraph.load(n).title}**: {REASONS[n]}" for n in below if n in REASONS]
-    others = [sslgraph.load(name).title for name in below if name not in REASONS]
+    others = [sslgraph.load(name).title or name for name in below if name not in REASONS]
     if others:
         reasons.append(f"- **{', '.join(others)}**: {SHORT}")
     why = ["Not above untrained, and why:", "", *reasons, ""] if reasons else []
@@ -214,17 +214,17 @@ def collapsed() -> list[str]:
         f"| {sslgraph.load(name).title} | {case['what']} | {', '.join(case['warned'])} "
         f"| {case['intact']['std']:.3f} -> {case['broken']['std']:.3f} "
         f"| {case['intact']['rank']:.1f} -> {case['broken']['rank']:.1f} "
-        f"| {'yes' if case['fell'] else 'not in these steps'} "
         f"| {case['steps']} steps, {case['date']}, {case['commit']} |"
         for name, case in found.items()
     ]
     return [
-        "Without what keeps features apart `check` warns, and most short runs of the small preset "
-        "collapse (`python -m tools.collapse`): of the embedding that the loss compares, the "
-        "standard deviation or the RankMe falls to less than half, from intact to broken.",
+        "Without what keeps features apart `check` warns, and a short run of the small preset "
+        "collapses (`python -m tools.collapse`): of what the loss compares, embeddings or (DINO) "
+        "probabilities of unseen pictures, the standard deviation or the RankMe falls to less than "
+        "half, from intact to broken. The views of Barlow Twins keep their colours there.",
         "",
-        "| method | taken away | warning | std | RankMe | collapsed | run |",
-        "|---|---|---|---|---|---|---|",
+        "| method | taken away | warning | std | RankMe | run |",
+        "|---|---|---|---|---|---|",
         *rows,
     ]
 
@@ -242,17 +242,16 @@ REASONS = {
     "the ground's brightness; RankMe stays at 6 to 20 of 64, whether colours change less or more "
     "and the target follows sooner or later (a dozen settings tried).",
     "dino": "with weak colour changes images seem to be told apart by colour (the loss falls far, "
-    "the digits are not found); with the strong ones of other presets the loss does not fall "
-    "below that of uniform targets in 400 steps.",
+    "the digits are not found); with the strong ones of other presets it falls with 64 prototypes "
+    "and sharper targets alone, and the digits are not found either.",
     "mae": "most of the pixels that it rebuilds are ground and clutter, and nearest neighbours say "
     "less of it than fine-tuning does, by which the paper judges too.",
 }
 """Why the small preset of a method does not beat its untrained encoder, where it does not."""
 
 SHORT = (
-    "their presets run for about a minute on one core, 150 to 400 steps; longer ones, or other "
-    "views, were not looked for. The losses of SwAV and SupCon stay at those of equal features, "
-    "the others' fall."
+    "their presets run for a minute or two on one core, 90 to 900 steps; longer ones, or other "
+    "views, were hardly looked for. Their losses fall."
 )
 """The same for those whose presets were not looked into."""
 
@@ -263,8 +262,8 @@ EXPLANATION = """- **lines**: what `sslgraph show` prints, presets left out; hyb
 - **proof**: properties of `sslgraph prove` that hold, of those that apply
   (`python tools/methods.py prove`).
 - **mutants**: methods broken on purpose, a wire cut or crossed, a setting turned or state out of
-  order (`python -m tools.mutate --sample 12`, twelve drawn of each method): those that were caught,
-  in brackets those without the method's goldens, of those that change loss or gradients.
+  order (`python -m tools.mutate --sample 40`, at most forty drawn of each method): those that were
+  caught, in brackets those without the method's goldens, of those that change loss or gradients.
 - **kNN**: top-1 of 20 nearest neighbours after the `tiny` preset, on 1,090 pictures of digits that
   training never saw (10 classes, chance 10.1 %). Beside it the same encoder untrained, and raw
   pixels.
