@@ -159,28 +159,32 @@ def decay_problems(plan: Plan, modules: Mapping[str, Node]) -> Iterator[Problem]
         plan: The plan.
         modules: The module of each node.
     """
-    rates: dict[Path, LearningRate] = {("train", "lr"): plan.graph.train.lr}
-    decayed: set[Path] = set()
+    of_run: Path = ("train", "lr")
+    decays = {of_run: False} if plan.graph.train.lr.layer_decay != 1 else {}
     for step in plan.steps:
-        path: Path = ("train", "lr")
-        own = step.spec.train.lr if step.spec.train else None
+        path, own = of_run, step.spec.train.lr if step.spec.train else None
         if isinstance(own, LearningRate):
             path = ("nodes", step.name, "train", "lr")
-            rates[path] = own
-        behind = blocks_behind(modules[step.name])
-        if any(behind.get(id(p)) for p in modules[step.name].parameters() if p.requires_grad):
-            decayed.add(path)
-    for path in [p for p, rate in rates.items() if rate.layer_decay != 1 and p not in decayed]:
+            if own.layer_decay != 1:
+                decays[path] = False
+        if path in decays:
+            decays[path] |= _has_trained_blocks(modules[step.name])
+    for path in [path for path, found in decays.items() if not found]:
         yield Problem(
             "W334",
             "'layer_decay' has no effect: no block of an encoder trains by this rate",
             plan.graph.document.span(*path, "layer_decay", key=True),
             expected="an encoder that trains, without a rate of its own"
-            if path[0] == "train"
+            if path == of_run
             else "an encoder",
             help="delete 'layer_decay' (with 'null' where it is inherited)",
             severity="warning",
         )
+
+
+def _has_trained_blocks(module: Node) -> bool:
+    behind = blocks_behind(module)
+    return any(behind.get(id(p)) for p in module.parameters() if p.requires_grad)
 
 
 def library_text(fault: BaseException) -> str:

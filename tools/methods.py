@@ -250,7 +250,7 @@ REASONS = {
 """Why the small preset of a method does not beat its untrained encoder, where it does not."""
 
 SHORT = (
-    "their presets run for a minute or two on one core, 90 to 900 steps; longer ones, or other "
+    "their presets run for a minute or two on one core, 90 to 600 steps; longer ones, or other "
     "views, were hardly looked for. Their losses fall."
 )
 """The same for those whose presets were not looked into."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import timm
 import torch
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
@@ -137,15 +137,16 @@ class Encoder(Node, use="encoder"):
                 raise fault("a block is tapped once", expected="numbers that differ")
             return taps
 
-        @model_validator(mode="after")
-        def _has_token(self) -> Self:
-            if self.mask_token == "zeros" and self.masked != "token":
+        @field_validator("mask_token")
+        @classmethod
+        def _has_token(cls, start: str, info: ValidationInfo) -> str:
+            if start == "zeros" and info.data.get("masked", "token") != "token":
                 raise fault(
                     "'mask_token: zeros' is for an encoder that has such a token",
-                    expected="'masked: token'",
+                    expected="'masked: token' beside it",
                     help="add it, or delete 'mask_token'",
                 )
-            return self
+            return start
 
         @field_validator("args")
         @classmethod
